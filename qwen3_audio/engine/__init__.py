@@ -1,0 +1,1 @@
+"""Continuous batching of speech and recognition. Knows no user, no HTTP, no file format."""

@@ -1,0 +1,144 @@
+"""Paged keys and values. The book-keeping is integers; the tensors are made once, at start.
+
+Letters in shapes: B sequences, R rows, C positions read, K key/value heads, E head size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qwen3_audio.models.configs import StackConfig
+from qwen3_audio.models.qwen3 import grouped_attention
+
+PAGE_POSITIONS = 32
+
+
+class PageBook:
+    """Which pages are free. A request reserves its worst case, so that it can never run dry."""
+
+    def __init__(self, num_pages: int) -> None:
+        self._free = list(reversed(range(num_pages)))
+        self._num_reserved = 0
+        self.num_pages = num_pages
+
+    @staticmethod
+    def pages_for(num_positions: int) -> int:
+        return -(-num_positions // PAGE_POSITIONS)
+
+    def can_reserve(self, num_positions: int) -> bool:
+        return self._num_reserved + self.pages_for(num_positions) <= self.num_pages
+
+    def reserve(self, num_positions: int) -> None:
+        self._num_reserved += self.pages_for(num_positions)
+
+    def release(self, num_positions: int, pages: list[int]) -> None:
+        """Give back a reservation and the pages that were taken under it."""
+        self._num_reserved -= self.pages_for(num_positions)
+        self._free += reversed(pages)
+
+    def take(self) -> int:
+        return self._free.pop()
+
+
+class KvPool:
+    """Keys and values of all layers, and the map from (slot, position) to a row of the pool."""
+
+    def __init__(
+        self,
+        config: StackConfig,
+        *,
+        num_pages: int,
+        num_slots: int,
+        max_positions: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        rows = num_pages * PAGE_POSITIONS
+        shape = (config.num_layers, rows, config.num_kv_heads, config.head_dim)
+        self.book = PageBook(num_pages)
+        self.max_positions = max_positions
+        self.k = torch.zeros(shape, dtype=dtype, device=device)  # masked rows must be finite
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.row_of = torch.zeros(num_slots, max_positions, dtype=torch.int64, device=device)
+        self._pages: list[list[int]] = [[] for _ in range(num_slots)]
+
+    def extend(self, slot: int, num_positions: int) -> None:
+        """Make sure that a slot has pages for its first `num_positions` positions."""
+        pages = self._pages[slot]
+        while len(pages) * PAGE_POSITIONS < num_positions:
+            page, start = self.book.take(), len(pages) * PAGE_POSITIONS
+            end = min(start + PAGE_POSITIONS, self.max_positions)
+            first = page * PAGE_POSITIONS
+            self.row_of[slot, start:end] = torch.arange(first, first + end - start)
+            pages.append(page)
+
+    def free(self, slot: int, num_reserved_positions: int) -> None:
+        self.book.release(num_reserved_positions, self._pages[slot])
+        self._pages[slot] = []
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeAttention:
+    """One new row for each sequence; reads everything before it through the row map."""
+
+    pool: KvPool
+    write_rows: Tensor  # int64 [B]
+    read_rows: Tensor  # int64 [B, C]
+    mask: Tensor | None  # bool [B, 1, 1, C]; None: all rows are visible
+
+    @classmethod
+    def build(
+        cls, pool: KvPool, slots: Tensor, positions: Tensor, max_length: int
+    ) -> "DecodeAttention":
+        """slots, positions int64 [B]; max_length: longest position + 1 (host value)."""
+        read_rows = pool.row_of[slots, :max_length]
+        mask = torch.arange(max_length, device=slots.device) <= positions[:, None]
+        is_one = slots.shape[0] == 1
+        return cls(
+            pool, pool.row_of[slots, positions], read_rows, None if is_one else mask[:, None, None]
+        )
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self.pool.k[layer], self.pool.v[layer]
+        keys.index_copy_(0, self.write_rows, k)
+        values.index_copy_(0, self.write_rows, v)
+        shape = (*self.read_rows.shape, *k.shape[1:])
+        flat = self.read_rows.reshape(-1)
+        return grouped_attention(
+            q[:, None],
+            keys.index_select(0, flat).view(shape),
+            values.index_select(0, flat).view(shape),
+            self.mask,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillAttention:
+    """Whole prompts of several sequences, packed one after the other; each sees only itself."""
+
+    pool: KvPool
+    lengths: list[int]
+    write_rows: Tensor  # int64 [R]
+
+    @classmethod
+    def build(cls, pool: KvPool, slots: list[int], lengths: list[int]) -> "PrefillAttention":
+        rows = [pool.row_of[slot, :length] for slot, length in zip(slots, lengths, strict=True)]
+        return cls(pool, lengths, torch.cat(rows))
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.pool.k[layer].index_copy_(0, self.write_rows, k)
+        self.pool.v[layer].index_copy_(0, self.write_rows, v)
+        parts = [
+            _causal(*part) for part in zip(*(x.split(self.lengths) for x in (q, k, v)), strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q [T, H, E], k and v [T, K, E] of one sequence → [T, H * E]."""
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.transpose(0, 1).repeat_interleave(group, 0)[None] for x in (k, v))
+    out = functional.scaled_dot_product_attention(q.transpose(0, 1)[None], k, v, is_causal=True)
+    return out[0].transpose(0, 1).reshape(q.shape[0], -1)

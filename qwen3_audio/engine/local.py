@@ -1,0 +1,148 @@
+"""The Backend in this process: loaded checkpoints behind one engine."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+import numpy as np
+import torch
+
+from qwen3_audio.checkpoints import Checkpoint
+from qwen3_audio.engine.engine import Engine
+from qwen3_audio.engine.guards import LoopDetector, SilenceDetector, frame_budget
+from qwen3_audio.engine.listening import transcribe
+from qwen3_audio.engine.loading import (
+    LOADERS,
+    Device,
+    ListeningModel,
+    SpeechModel,
+)
+from qwen3_audio.engine.sink import Sink
+from qwen3_audio.engine.tts import SpeechSequence
+from qwen3_audio.errors import BadRequest, NotLoaded, StartError
+from qwen3_audio.settings import Settings
+from qwen3_audio.types import (
+    ModelInfo,
+    ModelKind,
+    Pcm,
+    RunnerStats,
+    SpeechEnd,
+    SpeechRequest,
+    TextDelta,
+    Transcript,
+    TranscriptionRequest,
+    VoicePrompt,
+)
+
+log = logging.getLogger(__name__)
+
+
+class LocalBackend:
+    """Implements types.Backend. Everything that computes runs on the engine's thread."""
+
+    def __init__(
+        self, speech: dict[ModelKind, SpeechModel], listening: ListeningModel | None, where: str
+    ) -> None:
+        self.where = where  # device and precision, for people
+        self._speech, self._listening = speech, listening
+        self._ids = itertools.count()
+        runners = [model.runner for model in speech.values()]
+        self._engine = Engine([*runners, *([listening.runner] if listening else [])])
+
+    def models(self) -> list[ModelInfo]:
+        listening = [self._listening.info] if self._listening else []
+        return [*(model.info for model in self._speech.values()), *listening]
+
+    def stats(self) -> list[RunnerStats]:
+        return self._engine.stats()
+
+    async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm | SpeechEnd]:
+        if request.kind not in self._speech:
+            raise NotLoaded(f"No {request.kind} checkpoint is loaded")
+        sink = Sink()
+        seq = await asyncio.to_thread(self._prepare, self._speech[request.kind], request, sink)
+        self._engine.submit(request.kind, [seq])
+        try:
+            while not isinstance(item := await sink.get(), SpeechEnd):
+                yield item
+            yield item
+        finally:
+            self._engine.cancel(request.kind, [seq])  # nothing to do if it has ended
+
+    async def make_voice_prompt(self, samples: Pcm, text: str | None) -> VoicePrompt:
+        model = self._speech.get(ModelKind.BASE)
+        if model is None:
+            raise NotLoaded("No base checkpoint is loaded")
+        future = self._engine.call(lambda: hear_reference(model, samples, text))
+        return await asyncio.wrap_future(future)
+
+    async def transcribe(
+        self, request: TranscriptionRequest
+    ) -> AsyncGenerator[TextDelta | Transcript]:
+        if self._listening is None:
+            raise NotLoaded("No asr checkpoint is loaded")
+        async with aclosing(transcribe(self._engine, self._listening, request, self._ids)) as items:
+            async for item in items:
+                yield item
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    def _prepare(self, model: SpeechModel, request: SpeechRequest, sink: Sink) -> SpeechSequence:
+        """Tokenise and lay out; runs on a worker thread."""
+        prompt = model.prompts.build(request)
+        budget = frame_budget(prompt.num_text_tokens, model.frames_per_s)
+        room = model.runner.decoder.pool.max_positions - len(prompt.rows)
+        if room < 1:
+            raise BadRequest(
+                f"Text, instructions and reference are {len(prompt.rows)} tokens together; "
+                f"this model takes {model.runner.decoder.pool.max_positions}",
+                param="input",
+            )
+        max_frames = min(budget, room, request.max_frames or budget)
+        return SpeechSequence(
+            seq_id=next(self._ids),
+            owner=request.owner,
+            num_prompt_tokens=len(prompt.rows),
+            num_reserved_positions=len(prompt.rows) + max_frames,
+            emit=sink.emit,
+            request=request,
+            prompt=prompt,
+            max_frames=max_frames,
+            loop=LoopDetector(model.frames_per_s),
+            silence=SilenceDetector(model.sample_rate_hz, model.samples_per_frame),
+        )
+
+
+@torch.inference_mode()
+def hear_reference(model: SpeechModel, samples: Pcm, text: str | None) -> VoicePrompt:
+    """Speaker vector, and with a transcript also the codes of a reference."""
+    assert model.speaker_encoder is not None and model.codec_encoder is not None
+    sound = torch.from_numpy(samples).to(model.runner.talker.device)
+    vector = model.speaker_encoder(sound).float().cpu().numpy()
+    if text is None:
+        return VoicePrompt(vector)
+    codes = model.codec_encoder.encode(sound).cpu().numpy().astype(np.int16)
+    return VoicePrompt(vector, codes, text)
+
+
+def build_backend(
+    checkpoints: Sequence[Checkpoint],
+    settings: Settings,
+    report: Callable[[str, int, int], None],
+) -> LocalBackend:
+    """Load every checkpoint and start the engine; `report` hears (folder, tensors read, of all).
+
+    Raises StartError in one sentence for whatever can't be loaded or run here.
+    """
+    device = Device.choose(settings)
+    models = {}
+    for checkpoint in checkpoints:
+        if checkpoint.kind not in LOADERS:
+            raise StartError(f"{checkpoint.kind} checkpoints are not served yet")
+        models[checkpoint.kind] = LOADERS[checkpoint.kind](checkpoint, settings, device, report)
+    listening = models.pop(ModelKind.ASR, None)
+    where = f"{device.device} in {str(device.dtype).removeprefix('torch.')}"
+    return LocalBackend(models, listening, where)

@@ -1,0 +1,292 @@
+"""The speech runner: prompts in, frames of codes, sound out.
+
+One step: new requests are prefilled, then every running request makes one frame (talker, first
+code, code predictor), then requests whose next piece of sound is due share a codec call.
+All state of a request lies in its slot of tensors made at start.
+Letters in shapes: S slots, B running requests, D talker width, Q code groups, V codec vocabulary.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qwen3_audio.engine.engine import Ending
+from qwen3_audio.engine.guards import LoopDetector, SilenceDetector
+from qwen3_audio.engine.paged_decoder import PagedDecoder
+from qwen3_audio.engine.prompts import NONE, Prompt
+from qwen3_audio.engine.sampling import RowSettings, choose, penalise, uniforms
+from qwen3_audio.engine.scheduler import Scheduler
+from qwen3_audio.engine.sequence import Sequence
+from qwen3_audio.engine.weights import GenerationDefaults
+from qwen3_audio.models.code_predictor import FrameCache
+from qwen3_audio.models.codec import CodecDecoder
+from qwen3_audio.models.talker import Talker
+from qwen3_audio.types import EndReason, ModelKind, Sampling, SpeechEnd, SpeechRequest
+
+MIN_FRAMES = 2  # the official generate() bans the end for the first two
+CHUNK_FRAMES = (1, 2, 4, 8)  # sizes of the first pieces of sound; the last one stays
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class SpeechSequence(Sequence):
+    """A speech request in flight."""
+
+    request: SpeechRequest
+    prompt: Prompt
+    max_frames: int
+    loop: LoopDetector
+    silence: SilenceDetector
+    num_frames: int = 0
+    num_chunks: int = 0
+    waiting_codes: list[list[int]] = field(default_factory=list)  # frames not yet decoded
+    trailing: Tensor | None = None  # [N, D] text side of the frames to come
+
+    @property
+    def chunk_frames(self) -> int:
+        return CHUNK_FRAMES[min(self.num_chunks, len(CHUNK_FRAMES) - 1)]
+
+
+class _Slots:
+    """The tensors that hold every slot's state between steps."""
+
+    def __init__(self, talker: Talker, num_slots: int) -> None:
+        width, vocab = talker.config.stack.hidden_size, talker.config.stack.vocab_size
+        device = talker.device
+        self.hidden = torch.zeros(num_slots, width, dtype=talker.dtype, device=device)
+        self.inputs = torch.zeros_like(self.hidden)
+        self.seen = torch.zeros(num_slots, vocab, dtype=torch.bool, device=device)
+        self.seeds, self.frames, self.top_k, self.predictor_top_k = (
+            torch.zeros(num_slots, dtype=torch.int64, device=device) for _ in range(4)
+        )
+        self.temperature, self.top_p, self.predictor_temperature, self.predictor_top_p = (
+            torch.zeros(num_slots, device=device) for _ in range(4)
+        )
+
+    def talker_settings(self, slots: Tensor, max_top_k: int) -> RowSettings:
+        return RowSettings(self.temperature[slots], self.top_k[slots], self.top_p[slots], max_top_k)
+
+    def predictor_settings(self, slots: Tensor, max_top_k: int) -> RowSettings:
+        return RowSettings(
+            self.predictor_temperature[slots],
+            self.predictor_top_k[slots],
+            self.predictor_top_p[slots],
+            max_top_k,
+        )
+
+
+class TtsRunner:
+    """Runs one TTS checkpoint. Everything here happens on the engine's thread."""
+
+    def __init__(
+        self,
+        kind: ModelKind,
+        talker: Talker,
+        codec: CodecDecoder,
+        *,
+        defaults: GenerationDefaults,
+        decoder: PagedDecoder,
+        scheduler: Scheduler[SpeechSequence],
+    ) -> None:
+        self.kind, self.talker, self.codec = kind, talker, codec
+        self.defaults, self.decoder, self.scheduler = defaults, decoder, scheduler
+        num_slots, config = scheduler.num_slots, talker.config
+        self.slots = _Slots(talker, num_slots)
+        self.codec_state = codec.new_state(num_slots)
+        self.frame_cache = FrameCache(talker.predictor, num_slots)
+        self.top_ks: dict[int, tuple[int, int]] = {}  # slot → talker's and predictor's, on the host
+        with torch.inference_mode():
+            pad = torch.tensor([config.text.pad], device=talker.device)
+            self.pad = talker.embed_text(pad)
+        ids = torch.arange(config.stack.vocab_size, device=talker.device)
+        self.is_banned = (ids >= config.codebook_size) & (ids != config.codec.eos)
+        self.is_eos = ids == config.codec.eos
+
+    @torch.inference_mode()
+    def step(self) -> list[Ending]:
+        plan = self.scheduler.plan()
+        if plan.decode:
+            self._advance(plan.decode)
+        if plan.prefill:
+            self._prefill(plan.prefill)
+        ended = self._make_frames(plan.decode + plan.prefill)
+        return self._make_sound(plan.decode + plan.prefill, ended)
+
+    def release(self, seq: SpeechSequence) -> None:
+        self.decoder.release(seq)
+
+    # -- talker --------------------------------------------------------------------------------
+
+    def _prefill(self, seqs: list[SpeechSequence]) -> None:
+        """Run whole prompts, packed; leaves the last row's hidden state in each slot."""
+        prompts = []
+        for seq in seqs:
+            self._fill_slot(seq)
+            rows, seq.trailing = embed_prompt(self.talker, seq.prompt)
+            prompts.append(rows)
+        self.slots.hidden[self.decoder.index(seqs)] = self.decoder.prefill(seqs, prompts)
+
+    def _fill_slot(self, seq: SpeechSequence) -> None:
+        slots, slot, defaults = self.slots, seq.slot, self.defaults
+        vocab, codebook = self.talker.config.stack.vocab_size, self.talker.config.codebook_size
+        talker = resolve(seq.request.sampling, defaults.temperature, defaults.top_k, defaults.top_p)
+        predictor = resolve(
+            seq.request.sampling,
+            defaults.predictor_temperature,
+            defaults.predictor_top_k,
+            defaults.predictor_top_p,
+        )
+        slots.temperature[slot], slots.top_k[slot], slots.top_p[slot] = talker
+        slots.predictor_temperature[slot], slots.predictor_top_p[slot] = predictor[0], predictor[2]
+        slots.predictor_top_k[slot] = predictor[1]
+        self.top_ks[slot] = (min(talker[1], vocab), min(predictor[1], codebook))
+        slots.seeds[slot], slots.frames[slot] = seq.request.seed, 0
+        slots.seen[slot] = False
+        self.codec.reset(self.codec_state, self.decoder.index([seq]))
+        if seq.prompt.reference is not None:
+            codes = torch.from_numpy(seq.prompt.reference.astype(np.int64)).to(self.talker.device)
+            self.codec.warm(codes[None], self.codec_state, self.decoder.index([seq]))
+
+    def _advance(self, seqs: list[SpeechSequence]) -> None:
+        """One talker row each: the embedding of the frame before."""
+        slots = self.decoder.index(seqs)
+        self.slots.hidden[slots] = self.decoder.advance(seqs, slots, self.slots.inputs[slots])
+
+    # -- frames --------------------------------------------------------------------------------
+
+    def _make_frames(self, seqs: list[SpeechSequence]) -> dict[SpeechSequence, EndReason]:
+        """The next frame of each, or its end; a frame's codes wait for the codec."""
+        if not seqs:
+            return {}
+        slots = self.decoder.index(seqs)
+        numbers = uniforms(
+            self.slots.seeds[slots], self.slots.frames[slots], self.talker.config.num_code_groups
+        )
+        first = self._first_codes(slots, numbers[:, 0], max(self.top_ks[s.slot][0] for s in seqs))
+        is_end = (first == self.talker.config.codec.eos).tolist()
+        ended = {seq: EndReason.STOP for seq, end in zip(seqs, is_end, strict=True) if end}
+        going = [row for row, end in enumerate(is_end) if not end]
+        if not going:
+            return ended
+        if ended:
+            keep = torch.tensor(going, device=slots.device)
+            slots, numbers, first = slots[keep], numbers[keep], first[keep]
+        live = [seqs[row] for row in going]
+        frames = self._rest_of_frames(live, slots, first, numbers)
+        for seq, frame in zip(live, frames, strict=True):
+            reason = self._take_frame(seq, frame)
+            if reason is not None:
+                ended[seq] = reason
+        return ended
+
+    def _first_codes(self, slots: Tensor, numbers: Tensor, max_top_k: int) -> Tensor:
+        logits = self.talker.logits(self.slots.hidden[slots])
+        logits = penalise(logits, self.slots.seen[slots], self.defaults.repetition_penalty)
+        is_early = self.slots.frames[slots] < MIN_FRAMES
+        banned = self.is_banned | (self.is_eos & is_early[:, None])
+        settings = self.slots.talker_settings(slots, max_top_k)
+        first = choose(logits.masked_fill(banned, -torch.inf), numbers, settings)
+        self.slots.seen[slots, first] = True
+        return first
+
+    def _rest_of_frames(
+        self, seqs: list[SpeechSequence], slots: Tensor, first: Tensor, numbers: Tensor
+    ) -> list[list[int]]:
+        settings = self.slots.predictor_settings(
+            slots, max(self.top_ks[seq.slot][1] for seq in seqs)
+        )
+        rest = self.talker.predictor(
+            self.slots.hidden[slots],
+            self.talker.codec_embedding[first],
+            lambda logits, group: choose(logits, numbers[:, group], settings),
+            self.frame_cache,
+        )
+        codes = torch.cat([first[:, None], rest], 1)
+        self.slots.inputs[slots] = self.talker.embed_frames(codes) + self._text_side(seqs)
+        self.slots.frames[slots] += 1
+        frames: list[list[int]] = codes.tolist()
+        return frames
+
+    def _text_side(self, seqs: list[SpeechSequence]) -> Tensor:
+        """What each request's text adds to its next talker row: mostly padding."""
+        if all(seq.trailing is None for seq in seqs):
+            return self.pad
+        rows = [
+            seq.trailing[seq.num_frames]
+            if seq.trailing is not None and seq.num_frames < len(seq.trailing)
+            else self.pad[0]
+            for seq in seqs
+        ]
+        return torch.stack(rows)
+
+    def _take_frame(self, seq: SpeechSequence, frame: list[int]) -> EndReason | None:
+        seq.num_frames += 1
+        seq.waiting_codes.append(frame)
+        if seq.loop.is_loop(frame):
+            return EndReason.LOOP
+        return EndReason.LENGTH if seq.num_frames >= seq.max_frames else None
+
+    # -- sound ---------------------------------------------------------------------------------
+
+    def _make_sound(
+        self, seqs: list[SpeechSequence], ended: dict[SpeechSequence, EndReason]
+    ) -> list[Ending]:
+        """Decode what is due, emit it, and close those that ended."""
+        due = defaultdict(list)
+        for seq in seqs:
+            num_waiting = len(seq.waiting_codes)
+            if num_waiting and (seq in ended or num_waiting >= seq.chunk_frames):
+                due[num_waiting].append(seq)
+        for group in due.values():
+            for seq in self._decode(group):
+                ended.setdefault(seq, EndReason.SILENCE)
+        return [
+            Ending(seq, reason, SpeechEnd(reason, seq.num_frames, len(seq.prompt.rows)))
+            for seq, reason in ended.items()
+        ]
+
+    def _decode(self, seqs: list[SpeechSequence]) -> list[SpeechSequence]:
+        """One codec call for requests with equally many frames; returns those gone silent."""
+        codes = torch.tensor([seq.waiting_codes for seq in seqs], device=self.talker.device)
+        sound = self.codec.decode(codes, self.codec_state, self.decoder.index(seqs)).cpu().numpy()
+        silent = []
+        for seq, samples in zip(seqs, sound, strict=True):
+            seq.waiting_codes = []
+            seq.num_chunks += 1
+            seq.emit(samples)
+            if seq.silence.is_silence(samples):
+                silent.append(seq)
+        return silent
+
+
+def resolve(
+    sampling: Sampling, temperature: float, top_k: int, top_p: float
+) -> tuple[float, int, float]:
+    """A request's settings over the checkpoint's; top_k 0 becomes 'all'."""
+    chosen = top_k if sampling.top_k is None else sampling.top_k
+    return (
+        temperature if sampling.temperature is None else sampling.temperature,
+        chosen if chosen > 0 else 1 << 31,
+        top_p if sampling.top_p is None else sampling.top_p,
+    )
+
+
+def embed_prompt(talker: Talker, prompt: Prompt) -> tuple[Tensor, Tensor | None]:
+    """Prompt → rows [T, D] and the text side of the frames to come [N, D], if any."""
+    device = talker.device
+    rows = talker.embed_text(torch.tensor([row.text_id for row in prompt.rows], device=device))
+    codec_ids = torch.tensor([row.codec_id for row in prompt.rows], device=device)
+    has_codec = codec_ids != NONE
+    rows[has_codec] += talker.codec_embedding[codec_ids[has_codec]]
+    if prompt.voice is not None and prompt.vector_row is not None:
+        vector = torch.from_numpy(prompt.voice.speaker_vector)
+        rows[prompt.vector_row] += vector.to(device=device, dtype=talker.dtype)
+    if prompt.reference is not None and prompt.reference_row is not None:
+        codes = torch.from_numpy(prompt.reference.astype(np.int64)).to(device)
+        start = prompt.reference_row
+        rows[start : start + len(codes)] += talker.embed_frames(codes)
+    if not prompt.trailing:
+        return rows, None
+    return rows, talker.embed_text(torch.tensor(prompt.trailing, device=device))

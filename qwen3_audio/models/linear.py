@@ -1,0 +1,34 @@
+"""The one matrix product of all decoder stacks: the place where other precisions come in."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b with a frozen weight [out, in]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] → [..., out]."""
+        return functional.linear(x, self.weight, self.bias)
+
+
+def load_linear(weights: Mapping[str, Tensor], names: str | Sequence[str]) -> Linear:
+    """One Linear from one tensor name prefix, or several stacked along the output (fused)."""
+    prefixes = [names] if isinstance(names, str) else list(names)
+    parts = [weights[f"{prefix}.weight"] for prefix in prefixes]
+    biases = [weights[f"{prefix}.bias"] for prefix in prefixes if f"{prefix}.bias" in weights]
+    weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if not biases:
+        return Linear(weight)
+    return Linear(weight, biases[0] if len(biases) == 1 else torch.cat(biases))
