@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ _SEARCH_S = 5.0  # to either side of where a cut is wanted
 _SHORTEST_PIECE_S = 1.0
 _UNFINISHED = "\ufffd"  # decoded from a character whose last bytes are still to come
 _CHARACTER_RUN = re.compile(r"(.)\1{20,}", re.DOTALL)
+_SHORTEST_RUN = re.compile(r"(.)\1{19}", re.DOTALL)
 
 
 class Tokenizer(Protocol):
@@ -100,11 +102,6 @@ def _language_of_head(head: str) -> str:
     return ""
 
 
-def ends_at_tag(raw: str) -> bool:
-    """Whether the end of turn followed the language tag: the model heard no speech."""
-    return raw.strip().endswith(TEXT_TAG)
-
-
 def collapse_repeats(text: str) -> str:
     """More than 20 equal characters, or a pattern of 1–20 characters 20 times, become one."""
     text = _CHARACTER_RUN.sub(r"\1", text)
@@ -148,18 +145,15 @@ class TextStream:
 
     def feed(self, raw: str) -> str:
         """New final text, given everything decoded so far; "" while there is none."""
-        text = raw.rstrip(_UNFINISHED)
+        text = raw.rstrip(_UNFINISHED).strip()
         if self._has_head:
             _, tag, text = text.partition(TEXT_TAG)
             if not tag:
                 return ""
-        text = text.strip()
         settled = text[: self._num_settled(text)]
         if self._has_looped or len(settled) >= len(self._sent) + MIN_REPEATS:
-            collapsed = collapse_repeats(settled)
-            self._has_looped |= collapsed != settled
-            settled = collapsed
-        return self._send(settled)
+            settled = self._settle_loops(text, len(settled))
+        return self._send(settled.strip())
 
     def finish(self, raw: str) -> str:
         """The rest of the text, once nothing more will be decoded."""
@@ -171,6 +165,17 @@ class TextStream:
         new = settled[len(self._sent) :]
         self._sent = settled
         return new
+
+    def _settle_loops(self, text: str, num_settled: int) -> str:
+        """What the settled part and the whole text have in common once loops are collapsed."""
+        # 20 equal characters count as a loop only where 20 more follow.
+        run = _SHORTEST_RUN.search(text, max(0, len(text) - 2 * MIN_REPEATS + 1))
+        if run:
+            num_settled = min(num_settled, run.start() + 1)
+        collapsed = collapse_repeats(text)
+        self._has_looped |= collapsed != text
+        pairs = zip(collapse_repeats(text[:num_settled]), collapsed, strict=False)
+        return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def _num_settled(self, text: str) -> int:
         """How many characters stay whatever follows: of a loop only its first pattern does."""
