@@ -19,7 +19,7 @@ from qwen3_audio.engine.asr_prompt import (
 )
 from qwen3_audio.engine.engine import Ending
 from qwen3_audio.engine.paged_decoder import PagedDecoder
-from qwen3_audio.engine.sampling import RowSettings, choose, uniforms
+from qwen3_audio.engine.sampling import RowSettings, choose, draw_keys
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.sequence import Sequence
 from qwen3_audio.engine.tokenizer import TextTokenizer
@@ -65,7 +65,7 @@ class AsrSequence(Sequence):
     token_ids: list[int] = field(default_factory=list)
     sum_logprob: float = 0.0
     repetition: RepetitionStop = field(default_factory=RepetitionStop)
-    has_language: bool = False  # whether the consumer knows it
+    heard: str | None = None  # the language that the consumer knows of
     stream: TextStream = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class AsrRunner:
         seqs, hidden = plan.decode + plan.prefill, []
         if plan.decode:
             last = torch.tensor([seq.token_ids[-1] for seq in plan.decode])
-            rows = self.embedding[last.to(self.decoder.device)]
+            rows = self._embed(last.to(self.decoder.device))
             slots = self.decoder.index(plan.decode)
             hidden.append(self.decoder.advance(plan.decode, slots, rows))
         if plan.prefill:
@@ -117,10 +117,13 @@ class AsrRunner:
             prompt = build_prompt(
                 self.tokenizer, len(sound), context=seq.request.context, language=seq.language
             )
-            rows = self.embedding[torch.tensor(prompt.ids, device=device)]
+            rows = self._embed(torch.tensor(prompt.ids, device=device))
             rows[prompt.audio_start : prompt.audio_start + len(sound)] = sound.to(rows.dtype)
             prompts.append(rows)
         return prompts
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.embedding[ids].to(self.decoder.stack.activations)
 
     def _take_tokens(self, seqs: list[AsrSequence], hidden: Tensor) -> list[Ending]:
         logits = self.head(hidden).float()
@@ -128,7 +131,7 @@ class AsrRunner:
         steps = torch.tensor([len(seq.token_ids) for seq in seqs], device=device)
         seeds = torch.tensor([seq.request.seed for seq in seqs], device=device)
         settings = RowSettings.build([seq.settings for seq in seqs], logits.shape[1], device)
-        chosen = choose(logits, uniforms(seeds, steps, 1)[:, 0], settings)
+        chosen = choose(logits, draw_keys(seeds, steps, 1)[:, 0], settings)
         logprobs = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
         endings = []
         for seq, token, logprob in zip(seqs, chosen.tolist(), logprobs.tolist(), strict=True):
@@ -148,10 +151,11 @@ class AsrRunner:
             return EndReason.LENGTH
         raw = self.tokenizer.decode(seq.token_ids)
         delta = seq.stream.feed(raw)
-        names_language = not seq.has_language and TEXT_TAG in raw
-        if delta or names_language:
-            seq.has_language = True
-            seq.emit(PieceText(seq.index, delta, parse_output(raw, seq.language)[0]))
+        is_news = seq.heard is None and (delta != "" or TEXT_TAG in raw)
+        if is_news:
+            seq.heard = parse_output(raw, seq.language)[0]
+        if delta or is_news:
+            seq.emit(PieceText(seq.index, delta, seq.heard or ""))
         return None
 
     def _end_of(self, seq: AsrSequence, reason: EndReason) -> PieceEnd:

@@ -5,6 +5,7 @@ exactly once: with its runner's last item, with an exception, or silently when i
 """
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -59,6 +60,7 @@ class Engine:
     def __init__(self, runners: list[Runner]) -> None:
         self._lanes = {runner.kind: _Lane(runner) for runner in runners}
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._door = threading.Lock()  # nothing may enter the inbox behind the order to stop
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -66,8 +68,12 @@ class Engine:
     # -- any thread ----------------------------------------------------------------------------
 
     def submit(self, kind: ModelKind, seqs: list[Any]) -> None:
-        """Put sequences in line together; if there is no room the first one emits Overloaded."""
-        self._inbox.put(lambda: self._add(self._lanes[kind], seqs))
+        """Put sequences in line together; if there is no room the first one emits Overloaded.
+
+        Raises EngineFailed once the engine is closed, as `call` does.
+        """
+        lane = self._lanes[kind]
+        self._order(lambda: self._add(lane, seqs))
 
     def cancel(self, kind: ModelKind, seqs: list[Any]) -> None:
         """Harmless for sequences that have ended."""
@@ -77,7 +83,8 @@ class Engine:
             for seq in seqs:
                 self._end(lane, seq, EndReason.CANCELLED)
 
-        self._inbox.put(command)
+        with contextlib.suppress(EngineFailed):  # closing ends them too
+            self._order(command)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run something on the engine thread between two steps."""
@@ -91,7 +98,7 @@ class Engine:
             except BaseException as error:  # handed to the caller, whatever it is
                 future.set_exception(error)
 
-        self._inbox.put(command)
+        self._order(command)
         return future
 
     def stats(self) -> list[RunnerStats]:
@@ -99,8 +106,16 @@ class Engine:
 
     async def close(self) -> None:
         """End everyone as cancelled and stop the thread."""
-        self._inbox.put(None)
+        with self._door:
+            self._is_closed = True
+            self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
+
+    def _order(self, command: Callable[[], None]) -> None:
+        with self._door:
+            if self._is_closed:
+                raise EngineFailed("The server is shutting down")
+            self._inbox.put(command)
 
     # -- the engine thread ---------------------------------------------------------------------
 
@@ -110,7 +125,9 @@ class Engine:
                 if not lane.runner.scheduler.is_idle:
                     self._step(lane)
         for lane in self._lanes.values():
-            self._fail_everyone(lane, EngineFailed("The server is shutting down"))
+            for seq in lane.runner.scheduler.everyone():
+                error = EngineFailed("The server is shutting down")
+                self._end(lane, seq, EndReason.CANCELLED, error)
 
     def _read_inbox(self) -> bool:
         """Carry out all commands; sleep only when nobody runs. False: close."""
@@ -133,11 +150,9 @@ class Engine:
     def _step(self, lane: _Lane) -> None:
         try:
             endings = lane.runner.step()
-        except Exception as error:  # the device or a model broke: fail this runner's, keep serving
+        except Exception as error:  # the device or a model broke: fail this batch, keep serving
             log.exception("a step of the %s runner failed", lane.runner.kind)
-            failure = EngineFailed("The engine failed on this request; the server goes on")
-            failure.__cause__ = error
-            self._fail_everyone(lane, failure)
+            self._fail_batch(lane, error)
             return
         lane.num_steps += 1
         for ending in endings:
@@ -153,8 +168,12 @@ class Engine:
         if item is not None:
             seq.emit(item)
 
-    def _fail_everyone(self, lane: _Lane, error: EngineFailed) -> None:
-        for seq in lane.runner.scheduler.everyone():
+    def _fail_batch(self, lane: _Lane, cause: Exception) -> None:
+        """Those in line were not touched and go on; with nobody running the line itself broke."""
+        scheduler = lane.runner.scheduler
+        for seq in list(scheduler.running.values()) or scheduler.everyone():
+            error = EngineFailed("The engine failed on this request; the server goes on")
+            error.__cause__ = cause
             self._end(lane, seq, EndReason.FAILED, error)
 
 

@@ -102,14 +102,14 @@ class DecodeAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self.pool.k[layer], self.pool.v[layer]
-        keys.index_copy_(0, self.write_rows, k)
-        values.index_copy_(0, self.write_rows, v)
+        keys.index_copy_(0, self.write_rows, k.to(keys.dtype))
+        values.index_copy_(0, self.write_rows, v.to(keys.dtype))
         shape = (*self.read_rows.shape, *k.shape[1:])
         flat = self.read_rows.reshape(-1)
         return grouped_attention(
             q[:, None],
-            keys.index_select(0, flat).view(shape),
-            values.index_select(0, flat).view(shape),
+            keys.index_select(0, flat).view(shape).to(q.dtype),
+            values.index_select(0, flat).view(shape).to(q.dtype),
             self.mask,
         )
 
@@ -128,8 +128,9 @@ class PrefillAttention:
         return cls(pool, lengths, torch.cat(rows))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self.pool.k[layer].index_copy_(0, self.write_rows, k)
-        self.pool.v[layer].index_copy_(0, self.write_rows, v)
+        keys, values = self.pool.k[layer], self.pool.v[layer]
+        keys.index_copy_(0, self.write_rows, k.to(keys.dtype))
+        values.index_copy_(0, self.write_rows, v.to(keys.dtype))
         parts = [
             _causal(*part) for part in zip(*(x.split(self.lengths) for x in (q, k, v)), strict=True)
         ]

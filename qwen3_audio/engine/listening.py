@@ -48,6 +48,7 @@ DEFAULT_TOP_K = 1024  # with a temperature: what lies beyond has no weight and c
 class _Piece:
     start: int  # samples
     samples: Pcm
+    language: str = ""
     text: str = ""  # what was passed on
     end: PieceEnd | None = None
 
@@ -66,6 +67,7 @@ class _Recording:
     def take(self, item: PieceText | PieceEnd) -> str:
         """New text that can leave now, in the order of the pieces."""
         piece = self.pieces[item.index]
+        piece.language = item.language
         self.held[item.index] = self.held.get(item.index, "") + item.delta
         if isinstance(item, PieceEnd):
             piece.end = item
@@ -85,8 +87,7 @@ class _Recording:
         before = [p for p in self.pieces[: self.num_passed_on] if p.text]
         if piece.text or not before:
             return ""
-        languages = [p.end.language if p.end else "" for p in (before[-1], piece)]
-        return piece_separator(*languages)
+        return piece_separator(before[-1].language, piece.language)
 
     @property
     def is_done(self) -> bool:
@@ -106,7 +107,7 @@ async def transcribe(
     first = slice(0, 1) if request.language is None else slice(None)
     seqs = await asyncio.to_thread(_sequences, model, recording, ids, sink, first)
     engine.submit(ModelKind.ASR, seqs)
-    held_back = ""
+    held_back, may_be_echo = "", True
     try:
         while not recording.is_done:
             item = await sink.get()
@@ -117,7 +118,9 @@ async def transcribe(
                 seqs += later
                 engine.submit(ModelKind.ASR, later)
             held_back += recording.take(item)
-            if held_back and not could_be_context_echo(held_back, request.context):
+            if held_back and may_be_echo:
+                may_be_echo = could_be_context_echo(held_back, request.context)
+            if held_back and not may_be_echo:
                 yield TextDelta(held_back)
                 held_back = ""
     finally:

@@ -1,5 +1,6 @@
 """Checkpoint folders → models and runners on a device, with memory planned once, at start."""
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +11,18 @@ import torch
 from torch import Tensor
 
 from qwen3_audio.checkpoints import Checkpoint
-from qwen3_audio.engine.asr import AsrRunner, AsrSequence
+from qwen3_audio.engine.asr import AsrRunner
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, KvPool
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.prompts import PromptBuilder
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.tokenizer import TextTokenizer
-from qwen3_audio.engine.tts import SpeechSequence, TtsRunner
+from qwen3_audio.engine.tts import TtsRunner
 from qwen3_audio.engine.weights import GenerationDefaults, Report, Weights, read_json
 from qwen3_audio.errors import StartError
+from qwen3_audio.kernels.compiled import NoKernels
+from qwen3_audio.kernels.cpu_predictor import CpuCodePredictor
+from qwen3_audio.kernels.cpu_stack import CpuStack, KernelLinear, Kernels
 from qwen3_audio.models.asr import AsrConfig, AudioEncoder, original_name
 from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.models.codec_encoder import CodecEncoder
@@ -29,6 +33,8 @@ from qwen3_audio.models.speaker import SpeakerEncoder
 from qwen3_audio.models.talker import Talker
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import ModelInfo, ModelKind
+
+log = logging.getLogger(__name__)
 
 MAX_PREFILL_TOKENS = 2048  # prompt rows in one step, so that running requests go on
 MAX_POSITIONS = 32_768  # of one request, whatever the checkpoint would allow
@@ -42,7 +48,13 @@ class Device:
     """Where everything runs and in which precision."""
 
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the weights
+    kernels: Kernels | None = None  # compiled ones, on a CPU that has a C compiler
+
+    @property
+    def activations(self) -> torch.dtype:
+        """With the kernels, small weights meet exact activations."""
+        return torch.float32 if self.kernels else self.dtype
 
     @classmethod
     def choose(cls, settings: Settings) -> "Device":
@@ -55,7 +67,16 @@ class Device:
                 f"QWEN_TTS_DEVICE is {name}, but torch sees {torch.cuda.device_count()} GPUs; "
                 "`qwen3-audio doctor` says why, QWEN_TTS_DEVICE=cpu runs without one"
             )
-        return cls(device, _dtype(settings.qwen_tts_dtype, device))
+        dtype = _dtype(settings.qwen_tts_dtype, device)
+        return cls(device, dtype, _kernels(settings) if device.type == "cpu" else None)
+
+
+def _kernels(settings: Settings) -> Kernels | None:
+    try:
+        return Kernels(settings.cache_dir / "kernels", torch.get_num_threads())
+    except NoKernels as why:
+        log.warning("No compiled kernels: %s. Everything works, slower", why)
+        return None
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
@@ -101,17 +122,22 @@ def load_speech(
     config = TalkerConfig.from_json(read_json(folder / "config.json"))
     weights = Weights(folder, dtype=device.dtype, device=device.device, report=report)
     codec_config = read_json(folder / "speech_tokenizer" / "config.json")
-    codec_weights = _codec_weights(folder, device.dtype, device, report)
-    codec = CodecDecoder.from_weights(codec_config, codec_weights)
-    talker = Talker(config, weights)
+    codec_weights = _codec_weights(folder, device, report)
+    codec = CodecDecoder.from_weights(codec_config, codec_weights, dtype=device.dtype)
+    talker = Talker(config, weights, device.activations)
     decoder = _paged_decoder(talker.stack, settings, device, MAX_POSITIONS)
+    predict = None
+    if device.kernels is not None:
+        predict = CpuCodePredictor(device.kernels, talker.predictor, decoder.num_slots)
+        talker.head = KernelLinear(device.kernels, talker.head)
     runner = TtsRunner(
         checkpoint.kind,
         talker,
         codec,
         defaults=GenerationDefaults.read(folder),
         decoder=decoder,
-        scheduler=_scheduler(settings, device, decoder),
+        scheduler=_scheduler(settings, decoder),
+        predict=predict,
     )
     rate_hz = codec_config.get("output_sample_rate", 24_000)
     per_frame = codec_config.get("decode_upsample_rate", 1920)
@@ -126,10 +152,11 @@ def load_speech(
     )
 
 
-def _codec_weights(
-    folder: Path, dtype: torch.dtype, device: Device, report: Report | None = None
-) -> Weights:
-    return Weights(folder / "speech_tokenizer", dtype=dtype, device=device.device, report=report)
+def _codec_weights(folder: Path, device: Device, report: Report | None = None) -> Weights:
+    """In float32 as they are stored; the decoder casts what it computes in less."""
+    return Weights(
+        folder / "speech_tokenizer", dtype=torch.float32, device=device.device, report=report
+    )
 
 
 def _reference_encoders(
@@ -139,7 +166,7 @@ def _reference_encoders(
     if checkpoint.kind is not ModelKind.BASE:
         return {}
     exact = Weights(checkpoint.folder, dtype=torch.float32, device=device.device)
-    codec = _codec_weights(checkpoint.folder, torch.float32, device)
+    codec = _codec_weights(checkpoint.folder, device)
     speaker_config = read_json(checkpoint.folder / "config.json").get("speaker_encoder_config", {})
     return {
         "speaker_encoder": SpeakerEncoder.from_weights(speaker_config, exact),
@@ -167,7 +194,7 @@ def load_listening(
     weights = Weights(
         folder, dtype=device.dtype, device=device.device, report=report, name_of=original_name
     )
-    stack = Stack(config.stack, weights, "thinker.model.")
+    stack = Stack(config.stack, weights, "thinker.model.", device.activations)
     embedding = weights["thinker.model.embed_tokens.weight"]
     decoder = _paged_decoder(stack, settings, device, MAX_POSITIONS)
     tokenizer = TextTokenizer(folder)
@@ -175,11 +202,11 @@ def load_listening(
     runner = AsrRunner(
         AudioEncoder(config.audio, weights),
         embedding,
-        _head(weights, embedding, folder),
+        _head(weights, embedding, folder, device),
         tokenizer=tokenizer,
         eos_ids=defaults.eos_ids or (tokenizer.special("<|im_end|>"),),
         decoder=decoder,
-        scheduler=_scheduler(settings, device, decoder),
+        scheduler=_scheduler(settings, decoder),
     )
     info = ModelInfo(
         kind=ModelKind.ASR,
@@ -190,14 +217,14 @@ def load_listening(
     return ListeningModel(info, runner, tokenizer)
 
 
-def _head(weights: Weights, embedding: Tensor, folder: Path) -> Linear:
+def _head(weights: Weights, embedding: Tensor, folder: Path, device: Device) -> Linear:
     """The head is tied to the embedding, of which the official files hold a second copy."""
     config = read_json(folder / "config.json")
     text = config.get("thinker_config", config).get("text_config", {})
     name = "thinker.lm_head.weight"
-    if text.get("tie_word_embeddings", True) or name not in weights:
-        return Linear(embedding)
-    return Linear(weights[name])
+    is_tied = text.get("tie_word_embeddings", True) or name not in weights
+    head = Linear(embedding if is_tied else weights[name])
+    return head if device.kernels is None else KernelLinear(device.kernels, head)
 
 
 def _paged_decoder(
@@ -219,7 +246,10 @@ def _paged_decoder(
         dtype=device.dtype,
         device=device.device,
     )
-    return PagedDecoder(stack, pool, num_slots)
+    cpu_stack = None
+    if device.kernels is not None:
+        cpu_stack = CpuStack(device.kernels, stack, [], num_slots)
+    return PagedDecoder(stack, pool, num_slots, cpu_stack)
 
 
 def _position_bytes(config: StackConfig, dtype: torch.dtype) -> int:
@@ -232,11 +262,9 @@ def free_memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _scheduler(
-    settings: Settings, device: Device, decoder: PagedDecoder
-) -> Scheduler[SpeechSequence | AsrSequence]:
+def _scheduler(settings: Settings, decoder: PagedDecoder) -> Scheduler[Any]:
     return Scheduler(
-        num_slots=settings.max_running or SLOTS[device.device.type],
+        num_slots=decoder.num_slots,
         max_prefill_tokens=MAX_PREFILL_TOKENS,
         max_waiting=settings.max_waiting,
         memory=decoder.pool.book,

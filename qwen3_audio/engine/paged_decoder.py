@@ -10,19 +10,32 @@ from torch import Tensor
 
 from qwen3_audio.engine.kv_cache import DecodeAttention, KvPool, PrefillAttention
 from qwen3_audio.engine.sequence import Sequence
+from qwen3_audio.kernels.cpu_stack import CacheView, CpuStack
 from qwen3_audio.models.qwen3 import Stack
 
 
 class PagedDecoder:
     """Knows rows and positions; what goes in and what comes of it is the runners' business."""
 
-    def __init__(self, stack: Stack, pool: KvPool, num_slots: int) -> None:
-        self.stack, self.pool = stack, pool
+    def __init__(
+        self, stack: Stack, pool: KvPool, num_slots: int, cpu_stack: CpuStack | None = None
+    ) -> None:
+        """`cpu_stack`, where there is one, advances instead of the torch stack."""
+        self.stack, self.pool, self.cpu_stack = stack, pool, cpu_stack
+        self.num_slots = num_slots
         self.device = stack.norm.device
         self.positions = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
 
     def prefill(self, seqs: Seq[Sequence], prompts: list[Tensor]) -> Tensor:
-        """prompts: [T, D] of each, run packed → hidden state of each one's last row [B, D]."""
+        """prompts: [T, D] of each → hidden state of each one's last row [B, D]."""
+        if self.device.type == "cpu":  # one by one: as fast here, and the same bits in any company
+            return torch.cat(
+                [self._prefill([seq], [prompt]) for seq, prompt in zip(seqs, prompts, strict=True)]
+            )
+        return self._prefill(seqs, prompts)
+
+    def _prefill(self, seqs: Seq[Sequence], prompts: list[Tensor]) -> Tensor:
+        """Prompts packed one after the other."""
         lengths = [len(prompt) for prompt in prompts]
         for seq, length in zip(seqs, lengths, strict=True):
             self.pool.extend(seq.slot, length)
@@ -41,10 +54,26 @@ class PagedDecoder:
             self.pool.extend(seq.slot, seq.num_positions)
         positions = self.positions[slots]
         max_length = max(seq.num_positions for seq in seqs)
-        attention = DecodeAttention.build(self.pool, slots, positions, max_length)
-        hidden: Tensor = self.stack(rows, self.stack.rope(positions), attention)
+        rope = self.stack.rope(positions)
+        if self.cpu_stack is not None:
+            hidden, _ = self.cpu_stack.step(
+                rows, rope, self._cache_view(slots, positions, max_length)
+            )
+        else:
+            attention = DecodeAttention.build(self.pool, slots, positions, max_length)
+            hidden = self.stack(rows, rope, attention)
         self.positions[slots] = positions + 1
         return hidden
+
+    def _cache_view(self, slots: Tensor, positions: Tensor, max_length: int) -> CacheView:
+        pool = self.pool
+        return CacheView(
+            pool.k,
+            pool.v,
+            write_rows=pool.row_of[slots, positions],
+            read_rows=pool.row_of[slots, :max_length],
+            lengths=(positions + 1).int(),
+        )
 
     def release(self, seq: Sequence) -> None:
         self.pool.free(seq.slot, seq.num_reserved_positions)

@@ -55,10 +55,12 @@ class PromptBuilder:
         set_(self, "instruct_tail", (end, *newline))
 
     def build(self, request: SpeechRequest, *, is_streaming_text: bool = False) -> Prompt:
-        """Raises BadRequest for a speaker or a language that this checkpoint doesn't have."""
+        """Raises BadRequest for a speaker, language or voice that this checkpoint can't speak."""
+        voice = request.voice_prompt
+        if voice is not None:
+            self._check_fit(voice)
         body = self.tokenizer.encode(request.text)
         head = self._head(request)
-        voice = request.voice_prompt
         if voice is not None and voice.codes is not None:
             prompt = self._in_context(head, body, voice, is_streaming_text)
         elif is_streaming_text:
@@ -66,6 +68,20 @@ class PromptBuilder:
         else:
             prompt = self._whole(head, body)
         return replace(prompt, num_text_tokens=len(body))
+
+    def _check_fit(self, voice: VoicePrompt) -> None:
+        """A prompt that was made with another checkpoint must not get as far as the batch."""
+        codes = voice.codes
+        is_fit = voice.speaker_vector.shape == (self.config.stack.hidden_size,)
+        if is_fit and codes is not None:
+            is_fit = codes.ndim == 2 and codes.shape[1] == self.config.num_code_groups
+            is_fit = is_fit and bool(((codes >= 0) & (codes < self.config.codebook_size)).all())
+        if not is_fit:
+            raise BadRequest(
+                "This voice was made with another checkpoint than the one that is loaded; "
+                "make it again from its reference",
+                param="voice",
+            )
 
     def _head(self, request: SpeechRequest) -> Prompt:
         codec, text = self.config.codec, self.config.text
@@ -134,8 +150,8 @@ class PromptBuilder:
     def _language_id(self, request: SpeechRequest) -> int | None:
         """A dialect speaker keeps its dialect unless a language other than Chinese is named."""
         language = (request.language or "auto").lower()
-        dialect = self.config.speaker_dialects.get((request.speaker or "").lower())
-        if language in ("auto", "chinese") and dialect is not None:
+        dialect = self.config.speaker_dialects.get((request.speaker or "").lower(), "")
+        if language in ("auto", "chinese") and dialect in self.config.dialects:
             return self.config.dialects[dialect]
         if language == "auto":
             return None

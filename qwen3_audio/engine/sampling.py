@@ -1,8 +1,10 @@
 """Choosing codes and tokens for a whole batch, each row with its own settings.
 
-The only randomness is one number for each (seed, step, group), made by a counter-based generator:
-a row draws the same numbers alone, in any batch, on any device, and inside a captured graph.
-Letters in shapes: B rows, V vocabulary, G groups drawn in one step.
+The only randomness comes of (seed, step, group): a counter-based generator makes a key of them, and
+of the key and a candidate's id the candidate's noise. So a row draws the same noise alone, in any
+batch, on any device and inside a captured graph, and the choice - the largest of logit plus Gumbel
+noise - hardly ever hangs on the last bit of a logit, which may depend on the rest of the batch.
+Letters in shapes: B rows, V vocabulary, G groups drawn in one step, K candidates.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
-_UNIFORM_BITS = 24  # what float32 holds exactly
+_UNIFORM_BITS = 23  # with the half that keeps away from 0, what float32 holds exactly
 
 
 def _shift_right(x: Tensor, num_bits: int) -> Tensor:
@@ -27,12 +29,17 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def uniforms(seeds: Tensor, steps: Tensor, num_groups: int) -> Tensor:
-    """seeds, steps int64 [B] → float32 [B, G] in [0, 1)."""
+def draw_keys(seeds: Tensor, steps: Tensor, num_groups: int) -> Tensor:
+    """seeds, steps int64 [B] → one key for each group, int64 [B, G]."""
     groups = torch.arange(1, num_groups + 1, device=seeds.device)
     counters = steps[:, None] * num_groups + groups
-    bits = _mix(_mix(seeds)[:, None] + counters * _GOLDEN)
-    return _shift_right(bits, 64 - _UNIFORM_BITS).float() * 2.0**-_UNIFORM_BITS
+    return _mix(_mix(seeds)[:, None] + counters * _GOLDEN)
+
+
+def draw_uniforms(keys: Tensor, ids: Tensor) -> Tensor:
+    """keys int64 [B], candidates int64 [B, K] → float32 [B, K], never 0 and never 1."""
+    bits = _mix(keys[:, None] + (ids + 1) * _GOLDEN)
+    return (_shift_right(bits, 64 - _UNIFORM_BITS).float() + 0.5) * 2.0**-_UNIFORM_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +67,26 @@ class RowSettings:
         )
 
 
-def choose(logits: Tensor, uniform: Tensor, settings: RowSettings) -> Tensor:
-    """float32 logits [B, V], uniform numbers [B] → chosen ids int64 [B].
+def choose(logits: Tensor, keys: Tensor, settings: RowSettings) -> Tensor:
+    """float32 logits [B, V], keys int64 [B] → chosen ids int64 [B].
 
-    Temperature, then top-k, then top-p, as the official generate() orders them; the number picks
-    from the cumulative distribution in order of falling probability, so 0 is the most probable.
+    Temperature, then top-k, then top-p, as the official generate() orders them, then the largest of
+    the rest with Gumbel noise, which is a draw from their softmax.
     """
     is_random = settings.temperature > 0
     values, ids = logits.topk(settings.max_top_k, sorted=True)
+    if settings.max_top_k == 1:
+        return ids[:, 0]
     values = values / torch.where(is_random, settings.temperature, 1.0)[:, None]
     ranks = torch.arange(settings.max_top_k, device=logits.device)
     values = values.masked_fill(ranks >= settings.top_k[:, None], -torch.inf)
     probabilities = values.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
-    probabilities = probabilities.masked_fill(
-        (before >= settings.top_p[:, None]) & (ranks > 0), 0.0
-    )
-    cumulative = probabilities.cumsum(-1)
-    targets = torch.where(is_random, uniform, 0.0) * cumulative[:, -1]
-    picks = (cumulative <= targets[:, None]).sum(-1)
-    last = (probabilities > 0).sum(-1) - 1  # rounding must not pick what was cut off
-    return ids.gather(1, torch.minimum(picks, last)[:, None])[:, 0]
+    is_cut = (before >= settings.top_p[:, None]) & (ranks > 0)
+    noise = -torch.log(-torch.log(draw_uniforms(keys, ids)))
+    noise = torch.where(is_random[:, None], noise, 0.0)
+    best = (values.masked_fill(is_cut, -torch.inf) + noise).argmax(-1)
+    return ids.gather(1, best[:, None])[:, 0]
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

@@ -38,12 +38,9 @@ class Scheduler(Generic[S]):
         self.memory = memory
         self.free_slots = list(reversed(range(num_slots)))
         self.running: dict[int, S] = {}
+        self.num_waiting = 0  # counted, because other threads read it while the lines change
         self._lines: dict[int, deque[S]] = {}
         self._num_running_of: Counter[int] = Counter()
-
-    @property
-    def num_waiting(self) -> int:
-        return sum(len(line) for line in self._lines.values())
 
     @property
     def is_idle(self) -> bool:
@@ -58,6 +55,7 @@ class Scheduler(Generic[S]):
             )
         for seq in seqs:
             self._lines.setdefault(seq.owner, deque()).append(seq)
+        self.num_waiting += len(seqs)
 
     def plan(self) -> Plan[S]:
         decode = list(self.running.values())
@@ -85,8 +83,7 @@ class Scheduler(Generic[S]):
         if line is None or seq not in line:
             return False
         line.remove(seq)
-        if not line:
-            del self._lines[seq.owner]
+        self._leave_line(seq.owner)
         return True
 
     def everyone(self) -> list[S]:
@@ -97,11 +94,14 @@ class Scheduler(Generic[S]):
         return min(heads, key=lambda seq: (self._num_running_of[seq.owner], seq.seq_id))
 
     def _start(self, seq: S) -> None:
-        line = self._lines[seq.owner]
-        line.popleft()
-        if not line:
-            del self._lines[seq.owner]
+        self._lines[seq.owner].popleft()
+        self._leave_line(seq.owner)
         self.memory.reserve(seq.num_reserved_positions)
         seq.slot = self.free_slots.pop()
         self.running[seq.seq_id] = seq
         self._num_running_of[seq.owner] += 1
+
+    def _leave_line(self, owner: int) -> None:
+        self.num_waiting -= 1
+        if not self._lines[owner]:
+            del self._lines[owner]

@@ -7,7 +7,9 @@ Letters in shapes: S slots, B running requests, D talker width, Q code groups, V
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,15 +19,16 @@ from qwen3_audio.engine.engine import Ending
 from qwen3_audio.engine.guards import LoopDetector, SilenceDetector
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.prompts import NONE, Prompt
-from qwen3_audio.engine.sampling import RowSettings, choose, penalise, uniforms
+from qwen3_audio.engine.sampling import RowSettings, choose, draw_keys, penalise
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.sequence import Sequence
 from qwen3_audio.engine.weights import GenerationDefaults
-from qwen3_audio.models.code_predictor import FrameCache
+from qwen3_audio.models.code_predictor import FrameCache, Sampler
 from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.models.talker import Talker
 from qwen3_audio.types import EndReason, ModelKind, Sampling, SpeechEnd, SpeechRequest
 
+Predict = Callable[[Tensor, Tensor, Sampler], Tensor]
 MIN_FRAMES = 2  # the official generate() bans the end for the first two
 CHUNK_FRAMES = (1, 2, 4, 8)  # sizes of the first pieces of sound; the last one stays
 
@@ -55,7 +58,7 @@ class _Slots:
     def __init__(self, talker: Talker, num_slots: int) -> None:
         width, vocab = talker.config.stack.hidden_size, talker.config.stack.vocab_size
         device = talker.device
-        self.hidden = torch.zeros(num_slots, width, dtype=talker.dtype, device=device)
+        self.hidden = torch.zeros(num_slots, width, dtype=talker.stack.activations, device=device)
         self.inputs = torch.zeros_like(self.hidden)
         self.seen = torch.zeros(num_slots, vocab, dtype=torch.bool, device=device)
         self.seeds, self.frames, self.top_k, self.predictor_top_k = (
@@ -89,13 +92,17 @@ class TtsRunner:
         defaults: GenerationDefaults,
         decoder: PagedDecoder,
         scheduler: Scheduler[SpeechSequence],
+        predict: Predict | None = None,
     ) -> None:
+        """`predict` makes the codes of a frame after the first; default: the talker's predictor."""
+        self.predict = predict or partial(
+            talker.predictor, cache=FrameCache(talker.predictor, scheduler.num_slots)
+        )
         self.kind, self.talker, self.codec = kind, talker, codec
         self.defaults, self.decoder, self.scheduler = defaults, decoder, scheduler
         num_slots, config = scheduler.num_slots, talker.config
         self.slots = _Slots(talker, num_slots)
         self.codec_state = codec.new_state(num_slots)
-        self.frame_cache = FrameCache(talker.predictor, num_slots)
         self.top_ks: dict[int, tuple[int, int]] = {}  # slot → talker's and predictor's, on the host
         with torch.inference_mode():
             pad = torch.tensor([config.text.pad], device=talker.device)
@@ -161,10 +168,10 @@ class TtsRunner:
         if not seqs:
             return {}
         slots = self.decoder.index(seqs)
-        numbers = uniforms(
+        keys = draw_keys(
             self.slots.seeds[slots], self.slots.frames[slots], self.talker.config.num_code_groups
         )
-        first = self._first_codes(slots, numbers[:, 0], max(self.top_ks[s.slot][0] for s in seqs))
+        first = self._first_codes(slots, keys[:, 0], max(self.top_ks[s.slot][0] for s in seqs))
         is_end = (first == self.talker.config.codec.eos).tolist()
         ended = {seq: EndReason.STOP for seq, end in zip(seqs, is_end, strict=True) if end}
         going = [row for row, end in enumerate(is_end) if not end]
@@ -172,36 +179,35 @@ class TtsRunner:
             return ended
         if ended:
             keep = torch.tensor(going, device=slots.device)
-            slots, numbers, first = slots[keep], numbers[keep], first[keep]
+            slots, keys, first = slots[keep], keys[keep], first[keep]
         live = [seqs[row] for row in going]
-        frames = self._rest_of_frames(live, slots, first, numbers)
+        frames = self._rest_of_frames(live, slots, first, keys)
         for seq, frame in zip(live, frames, strict=True):
             reason = self._take_frame(seq, frame)
             if reason is not None:
                 ended[seq] = reason
         return ended
 
-    def _first_codes(self, slots: Tensor, numbers: Tensor, max_top_k: int) -> Tensor:
+    def _first_codes(self, slots: Tensor, keys: Tensor, max_top_k: int) -> Tensor:
         logits = self.talker.logits(self.slots.hidden[slots])
         logits = penalise(logits, self.slots.seen[slots], self.defaults.repetition_penalty)
         is_early = self.slots.frames[slots] < MIN_FRAMES
         banned = self.is_banned | (self.is_eos & is_early[:, None])
         settings = self.slots.talker_settings(slots, max_top_k)
-        first = choose(logits.masked_fill(banned, -torch.inf), numbers, settings)
+        first = choose(logits.masked_fill(banned, -torch.inf), keys, settings)
         self.slots.seen[slots, first] = True
         return first
 
     def _rest_of_frames(
-        self, seqs: list[SpeechSequence], slots: Tensor, first: Tensor, numbers: Tensor
+        self, seqs: list[SpeechSequence], slots: Tensor, first: Tensor, keys: Tensor
     ) -> list[list[int]]:
         settings = self.slots.predictor_settings(
             slots, max(self.top_ks[seq.slot][1] for seq in seqs)
         )
-        rest = self.talker.predictor(
+        rest = self.predict(
             self.slots.hidden[slots],
-            self.talker.codec_embedding[first],
-            lambda logits, group: choose(logits, numbers[:, group], settings),
-            self.frame_cache,
+            self.talker.embed_codec(first),
+            lambda logits, group: choose(logits, keys[:, group], settings),
         )
         codes = torch.cat([first[:, None], rest], 1)
         self.slots.inputs[slots] = self.talker.embed_frames(codes) + self._text_side(seqs)
@@ -279,10 +285,10 @@ def embed_prompt(talker: Talker, prompt: Prompt) -> tuple[Tensor, Tensor | None]
     rows = talker.embed_text(torch.tensor([row.text_id for row in prompt.rows], device=device))
     codec_ids = torch.tensor([row.codec_id for row in prompt.rows], device=device)
     has_codec = codec_ids != NONE
-    rows[has_codec] += talker.codec_embedding[codec_ids[has_codec]]
+    rows[has_codec] += talker.embed_codec(codec_ids[has_codec])
     if prompt.voice is not None and prompt.vector_row is not None:
         vector = torch.from_numpy(prompt.voice.speaker_vector)
-        rows[prompt.vector_row] += vector.to(device=device, dtype=talker.dtype)
+        rows[prompt.vector_row] += vector.to(device=device, dtype=rows.dtype)
     if prompt.reference is not None and prompt.reference_row is not None:
         codes = torch.from_numpy(prompt.reference.astype(np.int64)).to(device)
         start = prompt.reference_row

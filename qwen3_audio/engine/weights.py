@@ -76,12 +76,13 @@ class Weights(Mapping[str, Tensor]):
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder: model.safetensors, or the shards that its index names."""
     index = folder / "model.safetensors.index.json"
-    names = (
-        sorted(set(read_json(index).get("weight_map", {}).values()))
-        if index.exists()
-        else ["model.safetensors"]
-    )
-    paths = [folder / Path(name).name for name in names]
+    names = {"model.safetensors"}
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+        if not names or not all(isinstance(name, str) for name in names):
+            raise StartError(f"{index} names no weight files")
+    paths = [folder / Path(name).name for name in sorted(names)]
     for path in paths:
         if not path.is_file():
             raise StartError(f"{path} is missing: the download is incomplete")
@@ -112,8 +113,9 @@ class GenerationDefaults:
     @classmethod
     def read(cls, folder: Path) -> "GenerationDefaults":
         path = folder / "generation_config.json"
-        config = read_json(path) if path.exists() else {}
-        eos = config.get("eos_token_id", ())
+        stored = read_json(path) if path.exists() else {}
+        config = {key: value for key, value in stored.items() if value is not None}
+        eos = config.get("eos_token_id", [])
         is_random, predictor_is_random = (
             config.get(key, True) for key in ("do_sample", "subtalker_dosample")
         )
@@ -128,5 +130,5 @@ class GenerationDefaults:
             predictor_top_p=config.get("subtalker_top_p", 1.0),
             repetition_penalty=config.get("repetition_penalty", 1.05),
             max_new_tokens=config.get("max_new_tokens", 2048),
-            eos_ids=tuple(eos) if isinstance(eos, list) else (eos,) if eos != () else (),
+            eos_ids=tuple(eos) if isinstance(eos, list) else (eos,),
         )

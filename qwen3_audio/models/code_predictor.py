@@ -55,11 +55,16 @@ class FrameCache:
 class CodePredictor(nn.Module):
     """Codes 1 … Q-1 of a frame from the talker's hidden state and its first code."""
 
-    def __init__(self, config: TalkerConfig, weights: Mapping[str, Tensor]) -> None:
+    embedding: Tensor
+    offsets: Tensor
+
+    def __init__(
+        self, config: TalkerConfig, weights: Mapping[str, Tensor], activations: torch.dtype
+    ) -> None:
         super().__init__()
         self.num_groups = config.num_code_groups
         self.codebook_size = config.predictor.vocab_size
-        self.stack = Stack(config.predictor, weights, PREFIX + "model.")
+        self.stack = Stack(config.predictor, weights, PREFIX + "model.", activations)
         tables = [
             weights[f"{PREFIX}model.codec_embedding.{i}.weight"] for i in range(self.num_groups - 1)
         ]
@@ -75,7 +80,12 @@ class CodePredictor(nn.Module):
 
     def embed(self, codes: Tensor) -> Tensor:
         """Sum over groups of the embeddings of codes 1 … Q-1: [N, Q - 1] → [N, D]."""
-        return self.embedding[codes + self.offsets].sum(1)
+        return self.embedding[codes + self.offsets].to(self.stack.activations).sum(1)
+
+    def embed_code(self, codes: Tensor, group: int) -> Tensor:
+        """Codes of one group 1 … Q-1: [B] → [B, D]."""
+        rows = self.embedding[codes + self.offsets[group - 1]]
+        return rows.to(self.stack.activations)
 
     def forward(self, hidden: Tensor, first: Tensor, sample: Sampler, cache: FrameCache) -> Tensor:
         """hidden [B, D] of the talker, embedding of code 0 [B, D] → codes [B, Q - 1] int64.
@@ -91,7 +101,7 @@ class CodePredictor(nn.Module):
             codes.append(sample(self.heads[group - 1](out).float(), group))
             if group < self.num_groups - 1:
                 cache.start, cache.num_rows = group + 1, 1
-                out = self._pass(self.embedding[codes[-1] + self.offsets[group - 1]], cache)
+                out = self._pass(self.embed_code(codes[-1], group), cache)
         return torch.stack(codes, 1)
 
     def _pass(self, rows: Tensor, cache: FrameCache) -> Tensor:

@@ -19,8 +19,10 @@ class Linear(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] → [..., out]."""
-        return functional.linear(x, self.weight, self.bias)
+        """x [..., in] → [..., out] in x's dtype; the product itself in the weight's."""
+        if x.dtype is self.weight.dtype:
+            return functional.linear(x, self.weight, self.bias)
+        return functional.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
 
 
 def load_linear(weights: Mapping[str, Tensor], names: str | Sequence[str]) -> Linear:

@@ -54,7 +54,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Layer(nn.Module):
     """One pre-norm block; q, k, v and gate, up are fused into one product each."""
 
-    def __init__(self, config: StackConfig, weights: Mapping[str, Tensor], prefix: str) -> None:
+    q_norm: Tensor
+    k_norm: Tensor
+    input_norm: Tensor
+    mlp_norm: Tensor
+
+    def __init__(
+        self,
+        config: StackConfig,
+        weights: Mapping[str, Tensor],
+        prefix: str,
+        activations: torch.dtype,
+    ) -> None:
         super().__init__()
         self.config = config
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
@@ -62,10 +73,14 @@ class Layer(nn.Module):
         self.out = load_linear(weights, attention + "o_proj")
         self.gate_up = load_linear(weights, [mlp + "gate_proj", mlp + "up_proj"])
         self.down = load_linear(weights, mlp + "down_proj")
-        self.register_buffer("q_norm", weights[attention + "q_norm.weight"])
-        self.register_buffer("k_norm", weights[attention + "k_norm.weight"])
-        self.register_buffer("input_norm", weights[prefix + "input_layernorm.weight"])
-        self.register_buffer("mlp_norm", weights[prefix + "post_attention_layernorm.weight"])
+        norms = {
+            "q_norm": attention + "q_norm",
+            "k_norm": attention + "k_norm",
+            "input_norm": prefix + "input_layernorm",
+            "mlp_norm": prefix + "post_attention_layernorm",
+        }
+        for name, stored in norms.items():
+            self.register_buffer(name, weights[f"{stored}.weight"].to(activations))
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], layer: int, attention: Attention
@@ -89,15 +104,26 @@ class Stack(nn.Module):
 
     norm: Tensor
 
-    def __init__(self, config: StackConfig, weights: Mapping[str, Tensor], prefix: str) -> None:
-        """`prefix` is the tensor name up to and including 'model.'."""
+    def __init__(
+        self,
+        config: StackConfig,
+        weights: Mapping[str, Tensor],
+        prefix: str,
+        activations: torch.dtype,
+    ) -> None:
+        """`prefix` is the tensor name up to and including 'model.'.
+
+        `activations` is the dtype of everything between the products; the weights may be smaller.
+        """
         super().__init__()
         self.config = config
+        self.activations = activations
         self.layers = nn.ModuleList(
-            Layer(config, weights, f"{prefix}layers.{i}.") for i in range(config.num_layers)
+            Layer(config, weights, f"{prefix}layers.{i}.", activations)
+            for i in range(config.num_layers)
         )
-        self.register_buffer("norm", weights[prefix + "norm.weight"])
-        self.rope = Rope(config.head_dim, config.rope_theta, self.norm.dtype)
+        self.register_buffer("norm", weights[prefix + "norm.weight"].to(activations))
+        self.rope = Rope(config.head_dim, config.rope_theta, activations)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
         """x [R, D] and `self.rope(positions)` → hidden states after the final norm [R, D]."""

@@ -22,11 +22,13 @@ class Talker(nn.Module):
     codec_embedding: Tensor
     text_embedding: Tensor
 
-    def __init__(self, config: TalkerConfig, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, config: TalkerConfig, weights: Mapping[str, Tensor], activations: torch.dtype
+    ) -> None:
         super().__init__()
         self.config = config
-        self.stack = Stack(config.stack, weights, "talker.model.")
-        self.predictor = CodePredictor(config, weights)
+        self.stack = Stack(config.stack, weights, "talker.model.", activations)
+        self.predictor = CodePredictor(config, weights, activations)
         self.head = load_linear(weights, "talker.codec_head")
         self.register_buffer("codec_embedding", weights["talker.model.codec_embedding.weight"])
         self.register_buffer("text_embedding", weights["talker.model.text_embedding.weight"])
@@ -37,18 +39,19 @@ class Talker(nn.Module):
     def device(self) -> torch.device:
         return self.codec_embedding.device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.codec_embedding.dtype
-
     def embed_text(self, ids: Tensor) -> Tensor:
         """Text ids [N] → projected embeddings [N, D]."""
-        projected: Tensor = self.fc2(functional.silu(self.fc1(self.text_embedding[ids])))
+        rows = self.text_embedding[ids].to(self.stack.activations)
+        projected: Tensor = self.fc2(functional.silu(self.fc1(rows)))
         return projected
+
+    def embed_codec(self, ids: Tensor) -> Tensor:
+        """Ids of the codec vocabulary [N] → [N, D]."""
+        return self.codec_embedding[ids].to(self.stack.activations)
 
     def embed_frames(self, codes: Tensor) -> Tensor:
         """Whole frames of codes [N, Q] → summed embeddings [N, D]."""
-        return self.codec_embedding[codes[:, 0]] + self.predictor.embed(codes[:, 1:])
+        return self.embed_codec(codes[:, 0]) + self.predictor.embed(codes[:, 1:])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [N, D] → float32 logits of the first code [N, V]."""

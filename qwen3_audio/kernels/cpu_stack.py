@@ -1,0 +1,157 @@
+"""A Qwen3 stack stepped by the compiled kernels: a few rows at a time, in float32 activations.
+
+Letters in shapes: R rows, C positions read, D hidden size, V outputs of a head.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qwen3_audio.kernels import compiled
+from qwen3_audio.models.linear import Linear
+from qwen3_audio.models.qwen3 import Stack
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+MAX_PRODUCT_ROWS = 64  # a step of a full batch; for longer prompts oneDNN is faster
+
+
+class Kernels:
+    """The library and its threads: one pool for the whole process."""
+
+    def __init__(self, cache_dir: Path, num_threads: int) -> None:
+        """Raises NoKernels."""
+        self.library = compiled.open_library(cache_dir)
+        self.num_threads = num_threads
+        self.pool = self.library.pool_open(num_threads)
+
+    def close(self) -> None:
+        self.library.pool_close(self.pool)
+
+
+class KernelLinear(Linear):
+    """A Linear whose products of a few float32 rows are made by the kernels."""
+
+    def __init__(self, kernels: Kernels, linear: Linear) -> None:
+        super().__init__(linear.weight, linear.bias)
+        self._kernels = kernels
+        self._bias = None if linear.bias is None else linear.bias.float()
+        self._matrix = matrix_of(linear.weight, self._bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x float32 [R, in] → float32 [R, out]."""
+        if len(x) > MAX_PRODUCT_ROWS:
+            return super().forward(x)
+        x = x.contiguous()
+        out = torch.empty(len(x), self._matrix.num_out)
+        self._kernels.library.matrix_multiply(
+            self._kernels.pool, ctypes.byref(self._matrix), x.data_ptr(), out.data_ptr(), len(x)
+        )
+        return out
+
+
+def matrix_of(weight: Tensor, bias: Tensor | None) -> compiled.Matrix:
+    """A C view of tensors that the caller keeps alive."""
+    pointer = None if bias is None else bias.data_ptr()
+    return compiled.Matrix(
+        weight.data_ptr(), None, None, pointer, TYPES[weight.dtype], *weight.shape
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheView:
+    """Where a step's rows put their keys and values, and which rows each of them sees."""
+
+    k: Tensor  # [layers, cache rows, K, E]
+    v: Tensor
+    write_rows: Tensor  # int64 [R]
+    read_rows: Tensor  # int64 [R, C], its own row last
+    lengths: Tensor  # int32 [R]: how many of them count
+
+    def as_struct(self) -> compiled.Cache:
+        return compiled.Cache(
+            self.k.data_ptr(),
+            self.v.data_ptr(),
+            self.k.stride(0),
+            TYPES[self.k.dtype],
+            self.write_rows.data_ptr(),
+            self.read_rows.data_ptr(),
+            self.read_rows.stride(0),
+            self.lengths.data_ptr(),
+        )
+
+
+class CpuStack:
+    """Shares its weights with a torch Stack; keeps its own buffers for at most `max_rows` rows."""
+
+    def __init__(
+        self, kernels: Kernels, stack: Stack, heads: Sequence[torch.nn.Module], max_rows: int
+    ) -> None:
+        config = stack.config
+        self.kernels, self.config = kernels, config
+        self._kept: list[Tensor] = []  # what C has pointers to
+        layers = [self._layer(layer) for layer in stack.layers]
+        self._layers = (compiled.Layer * len(layers))(*layers)
+        self._heads = [self._matrix(head) for head in heads]
+        self._stack = compiled.Stack(
+            config.num_layers,
+            config.hidden_size,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            config.intermediate_size,
+            config.rms_norm_eps,
+            self._pointer(stack.norm),
+            self._layers,
+        )
+        self._attended = torch.empty(max_rows, config.num_heads * config.head_dim)
+        self._acted = torch.empty(max_rows, config.intermediate_size)
+
+    def step(
+        self, rows: Tensor, rope: tuple[Tensor, Tensor], cache: CacheView, head: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """rows float32 [R, D] (overwritten), cos and sin float32 [R, 1, E] → hidden states after
+        the final norm float32 [R, D], and the head's logits float32 [R, V] if one is asked for.
+        """
+        out = torch.empty_like(rows)
+        logits, head_struct = None, None
+        if head is not None:
+            logits = torch.empty(len(rows), self._heads[head].num_out)
+            head_struct = ctypes.byref(self._heads[head])
+        cos, sin = (part.contiguous() for part in rope)
+        self.kernels.library.stack_step(
+            self.kernels.pool,
+            ctypes.byref(self._stack),
+            ctypes.byref(cache.as_struct()),
+            rows.data_ptr(),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            out.data_ptr(),
+            head_struct,
+            None if logits is None else logits.data_ptr(),
+            self._attended.data_ptr(),
+            self._acted.data_ptr(),
+            len(rows),
+        )
+        return out, logits
+
+    def _layer(self, layer: torch.nn.Module) -> compiled.Layer:
+        return compiled.Layer(
+            *(self._matrix(layer.get_submodule(n)) for n in ("qkv", "out", "gate_up", "down")),
+            *(
+                self._pointer(layer.get_buffer(name))
+                for name in ("input_norm", "q_norm", "k_norm", "mlp_norm")
+            ),
+        )
+
+    def _matrix(self, linear: torch.nn.Module) -> compiled.Matrix:
+        weight = linear.get_buffer("weight")
+        self._kept.append(weight)
+        return matrix_of(weight, None)  # a Qwen3 stack has no biases
+
+    def _pointer(self, tensor: Tensor) -> int:
+        self._kept.append(tensor.float().contiguous())
+        return self._kept[-1].data_ptr()

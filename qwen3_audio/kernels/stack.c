@@ -1,0 +1,704 @@
+/* One step of a Qwen3 decoder stack for a few rows, on all cores the process may use.
+ *
+ * Activations are float32. Weights are float32, bfloat16 (exact: widened, multiplied in float32) or
+ * int8 (a scale for each output channel, activations quantised with a scale for each row).
+ * Threads run the whole stack side by side, in four phases a layer. Which thread computes a number
+ * never changes the number, and a row's numbers do not depend on the other rows.
+ *
+ * Letters: R rows, D hidden, H query heads, K key/value heads, E head size, F feed-forward size.
+ */
+#define _GNU_SOURCE
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__AVX512VNNI__)
+#include <immintrin.h>
+#endif
+
+/* GCC's and clang's vectors: the compiler cuts them to what the processor has. */
+typedef float Floats __attribute__((vector_size(64), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(64), aligned(2)));
+typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
+enum { LANES = 16 };
+
+enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
+enum { ROW_BLOCK = 4, COLUMN_BLOCK = 4 };
+
+typedef struct {
+    const void *data;    /* [out, in] */
+    const float *scale;  /* int8: [out] */
+    const int32_t *sum;  /* int8: sum of each output channel's weights [out] */
+    const float *bias;   /* [out] or NULL */
+    int32_t type, out, in;
+} Matrix;
+
+typedef struct {
+    Matrix qkv, o, gate_up, down;
+    const float *input_norm, *q_norm, *k_norm, *mlp_norm;
+} Layer;
+
+typedef struct {
+    int32_t num_layers, hidden, heads, kv_heads, head_dim, inner;
+    float epsilon;
+    const float *norm;
+    const Layer *layers;
+} Stack;
+
+typedef struct {
+    void *k, *v;           /* [layers, cache rows, K, E] */
+    int64_t layer_stride;  /* elements */
+    int32_t type;          /* FLOAT32 or BFLOAT16 */
+    const int64_t *write_rows;  /* [R] */
+    const int64_t *read_rows;   /* [R, read_stride] */
+    int64_t read_stride;
+    const int32_t *lengths;     /* [R] how many of them a row sees */
+} Cache;
+
+/* ---- numbers ---------------------------------------------------------------------------------- */
+
+static inline float widen(uint16_t x) {
+    union { uint32_t i; float f; } u = {.i = (uint32_t)x << 16};
+    return u.f;
+}
+
+static inline uint16_t narrow(float x) { /* round to nearest even, as torch does */
+    union { float f; uint32_t i; } u = {.f = x};
+    if ((u.i & 0x7fffffff) > 0x7f800000) return 0x7fc0;
+    return (uint16_t)((u.i + 0x7fff + ((u.i >> 16) & 1)) >> 16);
+}
+
+static inline float add_up(Floats x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+static float dot(const float *a, const float *b, int size) {
+    Floats sums = {0};
+    int i = 0;
+    for (; i + LANES <= size; i += LANES) sums += *(const Floats *)(a + i) * *(const Floats *)(b + i);
+    float sum = add_up(sums);
+    for (; i < size; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+static float dot_bf16(const float *a, const uint16_t *b, int size) {
+    float sums[LANES] = {0}, sum = 0;
+    int i = 0;
+    for (; i + LANES <= size; i += LANES)
+        for (int j = 0; j < LANES; j++) sums[j] += a[i + j] * widen(b[i + j]);
+    for (int j = 0; j < LANES; j++) sum += sums[j];
+    for (; i < size; i++) sum += a[i] * widen(b[i]);
+    return sum;
+}
+
+static inline Floats pick(Ints mask, Floats yes, Floats no) {
+    return (Floats)(((Ints)yes & mask) | ((Ints)no & ~mask));
+}
+
+/* e^x by 2^n times a polynomial (Cephes' coefficients); 2e-7 relative. */
+static inline Floats exponential(Floats x) {
+    const Floats zero = {0}, lowest = zero - 87.0f, highest = zero + 88.0f, half = zero + 0.5f;
+    x = pick(x < lowest, lowest, x);
+    x = pick(x > highest, highest, x);
+    Ints n = __builtin_convertvector(x * 1.44269504f + pick(x < zero, -half, half), Ints);
+    Floats whole = __builtin_convertvector(n, Floats);
+    Floats f = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    Floats p = zero + 1.9875691500e-4f;
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    p = p * f * f + f + 1.0f;
+    return p * (Floats)((n + 127) << 23);
+}
+
+static void normalise(const float *x, const float *weight, float *y, int size, float epsilon) {
+    float sum = dot(x, x, size);
+    float scale = 1.0f / sqrtf(sum / (float)size + epsilon);
+    for (int i = 0; i < size; i++) y[i] = x[i] * scale * weight[i];
+}
+
+/* Rows as the matrix kernel of a type wants them: bfloat16 takes even columns, then odd ones;
+ * int8 takes unsigned bytes around 128 and a scale for each row. */
+typedef struct {
+    const float *rows;  /* FLOAT32 */
+    float *split;       /* BFLOAT16: [R, 2, in / 2] */
+    uint8_t *bytes;     /* INT8: [R, in] */
+    float *scale;       /* INT8: [R] */
+    int32_t num_rows, in;
+} Rows;
+
+static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) {
+    rows->rows = x;
+    rows->num_rows = num_rows;
+    rows->in = in;
+    for (int r = 0; r < num_rows; r++) {
+        const float *row = x + (size_t)r * in;
+        if (type == BFLOAT16) {
+            float *even = rows->split + (size_t)r * in, *odd = even + in / 2;
+            for (int i = 0; i < in / 2; i++) {
+                even[i] = row[2 * i];
+                odd[i] = row[2 * i + 1];
+            }
+        } else if (type == INT8) {
+            float peak = 0;
+            for (int i = 0; i < in; i++) {
+                float size = fabsf(row[i]);
+                peak = size > peak ? size : peak;
+            }
+            float scale = peak > 0 ? peak / 127.0f : 1.0f, inverse = 1.0f / scale;
+            uint8_t *bytes = rows->bytes + (size_t)r * in;
+            for (int i = 0; i < in; i++) bytes[i] = (uint8_t)(int)(rintf(row[i] * inverse) + 128.0f);
+            rows->scale[r] = scale;
+        }
+    }
+}
+
+/* ---- matrix products: a block of output columns for a block of rows --------------------------- */
+
+#define DEFINE_BF16(NR, NC)                                                                        \
+    static inline void bf16_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,       \
+                                        float out[NR][NC]) {                                       \
+        int half = m->in / 2, i = 0;                                                               \
+        const uint16_t *w = (const uint16_t *)m->data + (size_t)column * m->in;                    \
+        Floats sum[NR][NC] = {0};                                                                  \
+        for (; i + LANES <= half; i += LANES) {                                                    \
+            Floats even[NC], odd[NC];                                                              \
+            for (int c = 0; c < NC; c++) {                                                         \
+                Words pairs = *(const Words *)(w + (size_t)c * m->in + 2 * i);                     \
+                even[c] = (Floats)(pairs << 16);                                                   \
+                odd[c] = (Floats)(pairs & 0xffff0000u);                                            \
+            }                                                                                      \
+            for (int r = 0; r < NR; r++) {                                                         \
+                const float *at = x->split + (size_t)(row + r) * m->in + i;                        \
+                Floats x_even = *(const Floats *)at, x_odd = *(const Floats *)(at + half);         \
+                for (int c = 0; c < NC; c++) {                                                     \
+                    sum[r][c] += even[c] * x_even;                                                 \
+                    sum[r][c] += odd[c] * x_odd;                                                   \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        for (int r = 0; r < NR; r++)                                                               \
+            for (int c = 0; c < NC; c++) {                                                         \
+                const float *at = x->split + (size_t)(row + r) * m->in;                            \
+                const uint16_t *wc = w + (size_t)c * m->in;                                        \
+                float tail = add_up(sum[r][c]);                                                    \
+                for (int j = i; j < half; j++)                                                     \
+                    tail += widen(wc[2 * j]) * at[j] + widen(wc[2 * j + 1]) * at[half + j];        \
+                out[r][c] = tail;                                                                  \
+            }                                                                                      \
+    }
+
+#if defined(__AVX512VNNI__)
+#define DEFINE_INT8(NR, NC)                                                                        \
+    static inline void int8_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,       \
+                                        float out[NR][NC]) {                                       \
+        const int8_t *w = (const int8_t *)m->data + (size_t)column * m->in;                        \
+        __m512i sum[NR][NC];                                                                       \
+        for (int r = 0; r < NR; r++)                                                               \
+            for (int c = 0; c < NC; c++) sum[r][c] = _mm512_setzero_si512();                       \
+        int i = 0;                                                                                 \
+        for (; i + 64 <= m->in; i += 64) {                                                         \
+            __m512i wide[NC];                                                                      \
+            for (int c = 0; c < NC; c++) wide[c] = _mm512_loadu_si512(w + (size_t)c * m->in + i);  \
+            for (int r = 0; r < NR; r++) {                                                         \
+                __m512i bytes = _mm512_loadu_si512(x->bytes + (size_t)(row + r) * m->in + i);      \
+                for (int c = 0; c < NC; c++)                                                       \
+                    sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], bytes, wide[c]);                    \
+            }                                                                                      \
+        }                                                                                          \
+        for (int r = 0; r < NR; r++)                                                               \
+            for (int c = 0; c < NC; c++) {                                                         \
+                int32_t dot = _mm512_reduce_add_epi32(sum[r][c]);                                  \
+                const uint8_t *bytes = x->bytes + (size_t)(row + r) * m->in;                       \
+                for (int j = i; j < m->in; j++) dot += (int)bytes[j] * w[(size_t)c * m->in + j];   \
+                dot -= 128 * m->sum[column + c];                                                   \
+                out[r][c] = (float)dot * x->scale[row + r] * m->scale[column + c];                 \
+            }                                                                                      \
+    }
+#else
+#define DEFINE_INT8(NR, NC)                                                                        \
+    static inline void int8_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,       \
+                                        float out[NR][NC]) {                                       \
+        for (int c = 0; c < NC; c++) {                                                             \
+            const int8_t *w = (const int8_t *)m->data + (size_t)(column + c) * m->in;              \
+            for (int r = 0; r < NR; r++) {                                                         \
+                const uint8_t *bytes = x->bytes + (size_t)(row + r) * m->in;                       \
+                int32_t dot = 0;                                                                   \
+                for (int i = 0; i < m->in; i++) dot += (int)bytes[i] * w[i];                       \
+                dot -= 128 * m->sum[column + c];                                                   \
+                out[r][c] = (float)dot * x->scale[row + r] * m->scale[column + c];                 \
+            }                                                                                      \
+        }                                                                                          \
+    }
+#endif
+
+#define DEFINE_FLOAT(NR, NC)                                                                       \
+    static inline void float_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,      \
+                                         float out[NR][NC]) {                                      \
+        int i = 0;                                                                                 \
+        const float *w = (const float *)m->data + (size_t)column * m->in;                          \
+        Floats sum[NR][NC] = {0};                                                                  \
+        for (; i + LANES <= m->in; i += LANES)                                                     \
+            for (int c = 0; c < NC; c++) {                                                         \
+                Floats wide = *(const Floats *)(w + (size_t)c * m->in + i);                        \
+                for (int r = 0; r < NR; r++)                                                       \
+                    sum[r][c] += wide * *(const Floats *)(x->rows + (size_t)(row + r) * m->in + i);\
+            }                                                                                      \
+        for (int r = 0; r < NR; r++)                                                               \
+            for (int c = 0; c < NC; c++) {                                                         \
+                out[r][c] = add_up(sum[r][c]);                                                     \
+                for (int j = i; j < m->in; j++)                                                    \
+                    out[r][c] += w[(size_t)c * m->in + j] *                                        \
+                                 x->rows[(size_t)(row + r) * m->in + j];                           \
+            }                                                                                      \
+    }
+
+#define DEFINE_ALL(KIND) KIND(4, 4) KIND(4, 1) KIND(1, 4) KIND(1, 1)
+DEFINE_ALL(DEFINE_BF16)
+DEFINE_ALL(DEFINE_INT8)
+DEFINE_ALL(DEFINE_FLOAT)
+
+#define DISPATCH(NR, NC)                                                                           \
+    do {                                                                                           \
+        float block[NR][NC];                                                                       \
+        if (m->type == BFLOAT16) bf16_##NR##x##NC(m, c, x, r, block);                              \
+        else if (m->type == INT8) int8_##NR##x##NC(m, c, x, r, block);                             \
+        else float_##NR##x##NC(m, c, x, r, block);                                                 \
+        for (int i = 0; i < NR; i++)                                                               \
+            for (int j = 0; j < NC; j++) {                                                         \
+                float *to = y + (size_t)(r + i) * y_stride + c + j - first_column;                 \
+                float value = block[i][j] + (m->bias ? m->bias[c + j] : 0.0f);                     \
+                *to = adds ? *to + value : value;                                                  \
+            }                                                                                      \
+        r += NR;                                                                                   \
+    } while (0)
+
+/* Columns [begin, end) for all rows; y's column 0 is first_column of the matrix. */
+static void multiply(const Matrix *m, const Rows *x, int begin, int end, float *y, int y_stride,
+                     int first_column, int adds) {
+    int c = begin;
+    for (; c + COLUMN_BLOCK <= end; c += COLUMN_BLOCK) {
+        int r = 0;
+        while (r + ROW_BLOCK <= x->num_rows) DISPATCH(4, 4);
+        while (r < x->num_rows) DISPATCH(1, 4);
+    }
+    for (; c < end; c++) {
+        int r = 0;
+        while (r + ROW_BLOCK <= x->num_rows) DISPATCH(4, 1);
+        while (r < x->num_rows) DISPATCH(1, 1);
+    }
+}
+
+/* ---- threads ---------------------------------------------------------------------------------- */
+
+/* Work is cut into phases and each phase into chunks. Whoever is free claims the next chunk, and a
+ * phase is over when its chunks are done: a thread that the system has put to sleep delays nobody
+ * unless it holds a chunk, so a busy machine costs little. */
+typedef struct {
+    atomic_int next, done;
+} Phase;
+
+typedef struct Pool Pool;
+typedef struct {
+    Pool *pool;
+    pthread_t thread;
+    char *scratch;
+    size_t scratch_bytes;
+} Worker;
+
+enum { MAX_PHASES = 1024, CLOSED = 1 << 20 };
+
+struct Pool {
+    int num_threads;
+    Worker *workers;
+    void (*task)(Worker *, void *);
+    void *argument;
+    Phase phases[MAX_PHASES];
+    atomic_int entered; /* threads in the task; with CLOSED, nobody may enter any more */
+    atomic_int left;
+    atomic_uint generation;
+    atomic_int is_closing;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+};
+
+enum { SPINS_BEFORE_YIELD = 1000, SPINS_BEFORE_SLEEP = 100000 };
+
+static inline void pause_briefly(unsigned spins) {
+    if (spins % SPINS_BEFORE_YIELD == SPINS_BEFORE_YIELD - 1) sched_yield();
+#if defined(__x86_64__)
+    else __builtin_ia32_pause();
+#endif
+}
+
+/* The next chunk of a phase, or -1. */
+static inline int claim(Phase *phase, int num_chunks) {
+    if (atomic_load_explicit(&phase->next, memory_order_relaxed) >= num_chunks) return -1;
+    int chunk = atomic_fetch_add_explicit(&phase->next, 1, memory_order_relaxed);
+    return chunk < num_chunks ? chunk : -1;
+}
+
+static inline void finish_chunk(Phase *phase) {
+    atomic_fetch_add_explicit(&phase->done, 1, memory_order_release);
+}
+
+static inline void await(Phase *phase, int num_chunks) {
+    for (unsigned spins = 0;
+         atomic_load_explicit(&phase->done, memory_order_acquire) < num_chunks; spins++)
+        pause_briefly(spins);
+}
+
+static void *work(void *argument) {
+    Worker *worker = argument;
+    Pool *pool = worker->pool;
+    unsigned seen = 0;
+    for (;;) {
+        unsigned spins = 0;
+        while (atomic_load_explicit(&pool->generation, memory_order_acquire) == seen) {
+            if (++spins < SPINS_BEFORE_SLEEP) {
+                pause_briefly(spins);
+                continue;
+            }
+            pthread_mutex_lock(&pool->mutex);
+            while (atomic_load(&pool->generation) == seen)
+                pthread_cond_wait(&pool->wake, &pool->mutex);
+            pthread_mutex_unlock(&pool->mutex);
+        }
+        seen = atomic_load(&pool->generation);
+        if (atomic_load(&pool->is_closing)) return NULL;
+        if (atomic_fetch_add(&pool->entered, 1) & CLOSED) continue;
+        pool->task(worker, pool->argument);
+        atomic_fetch_add_explicit(&pool->left, 1, memory_order_release);
+    }
+}
+
+static void run(Pool *pool, void (*task)(Worker *, void *), void *argument, int num_phases) {
+    memset(pool->phases, 0, (size_t)num_phases * sizeof(Phase));
+    pool->task = task;
+    pool->argument = argument;
+    atomic_store(&pool->left, 0);
+    atomic_store(&pool->entered, 0);
+    if (pool->num_threads > 1) {
+        pthread_mutex_lock(&pool->mutex);
+        atomic_fetch_add_explicit(&pool->generation, 1, memory_order_release);
+        pthread_cond_broadcast(&pool->wake);
+        pthread_mutex_unlock(&pool->mutex);
+    }
+    task(&pool->workers[0], argument);
+    int entered = atomic_fetch_or(&pool->entered, CLOSED);
+    for (unsigned spins = 0;
+         atomic_load_explicit(&pool->left, memory_order_acquire) < entered; spins++)
+        pause_briefly(spins);
+}
+
+Pool *pool_open(int num_threads) {
+    Pool *pool = calloc(1, sizeof(Pool));
+    pool->num_threads = num_threads;
+    pool->workers = calloc((size_t)num_threads, sizeof(Worker));
+    atomic_store(&pool->entered, CLOSED);
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    for (int i = 0; i < num_threads; i++) {
+        pool->workers[i].pool = pool;
+        if (i > 0 && pthread_create(&pool->workers[i].thread, NULL, work, &pool->workers[i]) != 0) {
+            pool->num_threads = i; /* fewer threads are slower, not wrong */
+            break;
+        }
+    }
+    return pool;
+}
+
+void pool_close(Pool *pool) {
+    pthread_mutex_lock(&pool->mutex);
+    atomic_store(&pool->is_closing, 1);
+    atomic_fetch_add(&pool->generation, 1);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+    for (int i = 1; i < pool->num_threads; i++) pthread_join(pool->workers[i].thread, NULL);
+    for (int i = 0; i < pool->num_threads; i++) free(pool->workers[i].scratch);
+    free(pool->workers);
+    free(pool);
+}
+
+static char *scratch(Worker *worker, size_t bytes) {
+    if (worker->scratch_bytes < bytes) {
+        free(worker->scratch);
+        if (posix_memalign((void **)&worker->scratch, 64, bytes) != 0) abort();
+        worker->scratch_bytes = bytes;
+    }
+    return worker->scratch;
+}
+
+/* ---- memory of a thread ----------------------------------------------------------------------- */
+
+static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+static size_t rows_bytes(int num_rows, int in) {
+    return aligned((size_t)num_rows * sizeof(float)) +
+           aligned((size_t)num_rows * (size_t)in * sizeof(float));
+}
+
+static Rows rows_in(char *memory, int num_rows) {
+    Rows rows = {.scale = (float *)memory};
+    memory += aligned((size_t)num_rows * sizeof(float));
+    rows.split = (float *)memory;
+    rows.bytes = (uint8_t *)memory;
+    return rows;
+}
+
+/* ---- one matrix ------------------------------------------------------------------------------- */
+
+enum { CHUNK = 64 }; /* outputs */
+
+static int num_chunks(int count) { return (count + CHUNK - 1) / CHUNK; }
+static int smaller(int a, int b) { return a < b ? a : b; }
+static int larger(int a, int b) { return a > b ? a : b; }
+
+/* All outputs of a matrix, shared out by chunks. */
+static void share_product(Phase *phase, const Matrix *m, Rows *rows, const float *x, int num_rows,
+                          float *y, int adds) {
+    int count = num_chunks(m->out), is_prepared = 0;
+    for (int chunk; (chunk = claim(phase, count)) >= 0; finish_chunk(phase)) {
+        if (!is_prepared) prepare(rows, x, num_rows, m->in, m->type);
+        is_prepared = 1;
+        multiply(m, rows, chunk * CHUNK, smaller(m->out, (chunk + 1) * CHUNK), y, m->out, 0, adds);
+    }
+    await(phase, count);
+}
+
+typedef struct {
+    const Matrix *matrix;
+    const float *x;
+    float *y;
+    int num_rows;
+} Product;
+
+static void product_task(Worker *worker, void *argument) {
+    const Product *p = argument;
+    Rows rows = rows_in(scratch(worker, rows_bytes(p->num_rows, p->matrix->in)), p->num_rows);
+    share_product(worker->pool->phases, p->matrix, &rows, p->x, p->num_rows, p->y, 0);
+}
+
+void matrix_multiply(Pool *pool, const Matrix *m, const float *x, float *y, int num_rows) {
+    Product product = {m, x, y, num_rows};
+    run(pool, product_task, &product, 1);
+}
+
+/* ---- the stack -------------------------------------------------------------------------------- */
+
+typedef struct {
+    const Stack *stack;
+    const Cache *cache;
+    float *x;               /* [R, D] in and out: hidden states before the final norm */
+    const float *cos, *sin; /* [R, E] */
+    float *out;             /* [R, D] after the final norm */
+    const Matrix *head;     /* or NULL */
+    float *logits;          /* [R, head->out] */
+    float *attended, *acted; /* shared between threads: [R, H * E], [R, F] */
+    int num_rows;
+} Step;
+
+static void rotate(float *x, const float *cos, const float *sin, int size) {
+    int half = size / 2;
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[half + i];
+        x[i] = a * cos[i] - b * sin[i];
+        x[half + i] = b * cos[half + i] + a * sin[half + i];
+    }
+}
+
+static void store(const Cache *cache, void *base, int64_t at, const float *x, int size) {
+    if (cache->type == BFLOAT16)
+        for (int i = 0; i < size; i++) ((uint16_t *)base)[at + i] = narrow(x[i]);
+    else
+        memcpy((float *)base + at, x, (size_t)size * sizeof(float));
+}
+
+/* One query head of one row over everything it sees. scores: its length, rounded up to LANES. */
+static void attend(const Stack *s, const Cache *cache, int layer, int kv_head, int row,
+                   const float *q, float *out, float *scores) {
+    int size = s->head_dim, length = cache->lengths[row];
+    const int64_t *rows = cache->read_rows + (int64_t)row * cache->read_stride;
+    int64_t base = (int64_t)layer * cache->layer_stride + (int64_t)kv_head * size;
+    int64_t stride = (int64_t)s->kv_heads * size;
+    float scale = 1.0f / sqrtf((float)size), peak = -INFINITY, total = 0;
+    for (int i = 0; i < length; i++) {
+        int64_t at = base + rows[i] * stride;
+        float score = cache->type == BFLOAT16 ? dot_bf16(q, (const uint16_t *)cache->k + at, size)
+                                              : dot(q, (const float *)cache->k + at, size);
+        scores[i] = score * scale;
+        peak = scores[i] > peak ? scores[i] : peak;
+    }
+    for (int i = length; i % LANES != 0; i++) scores[i] = peak;
+    for (int i = 0; i < length; i += LANES) {
+        Floats *some = (Floats *)(scores + i);
+        *some = exponential(*some - peak);
+    }
+    for (int i = 0; i < length; i++) total += scores[i];
+    memset(out, 0, (size_t)size * sizeof(float));
+    for (int i = 0; i < length; i++) {
+        int64_t at = base + rows[i] * stride;
+        float weight = scores[i] / total;
+        if (cache->type == BFLOAT16) {
+            const uint16_t *v = (const uint16_t *)cache->v + at;
+            for (int j = 0; j < size; j++) out[j] += weight * widen(v[j]);
+        } else {
+            const float *v = (const float *)cache->v + at;
+            for (int j = 0; j < size; j++) out[j] += weight * v[j];
+        }
+    }
+}
+
+/* Projections, cache and attention of one group of heads that share a key/value head. */
+static void attend_group(const Step *step, const Layer *layer, int index, int group,
+                         const Rows *rows, float *qkv, float *scores) {
+    const Stack *s = step->stack;
+    int size = s->head_dim, per_group = s->heads / s->kv_heads;
+    int width = (per_group + 2) * size, q_width = per_group * size;
+    int first_k = (s->heads + group) * size, first_v = first_k + s->kv_heads * size;
+    multiply(&layer->qkv, rows, group * q_width, (group + 1) * q_width, qkv, width,
+             group * q_width, 0);
+    multiply(&layer->qkv, rows, first_k, first_k + size, qkv + q_width, width, first_k, 0);
+    multiply(&layer->qkv, rows, first_v, first_v + size, qkv + q_width + size, width, first_v, 0);
+    for (int r = 0; r < step->num_rows; r++) {
+        float *row = qkv + (size_t)r * width, *k = row + q_width;
+        const float *cos = step->cos + (size_t)r * size, *sin = step->sin + (size_t)r * size;
+        for (int h = 0; h < per_group; h++) {
+            normalise(row + h * size, layer->q_norm, row + h * size, size, s->epsilon);
+            rotate(row + h * size, cos, sin, size);
+        }
+        normalise(k, layer->k_norm, k, size, s->epsilon);
+        rotate(k, cos, sin, size);
+        int64_t at = (int64_t)index * step->cache->layer_stride +
+                     (step->cache->write_rows[r] * s->kv_heads + group) * size;
+        store(step->cache, step->cache->k, at, k, size);
+        store(step->cache, step->cache->v, at, k + size, size);
+    }
+    for (int r = 0; r < step->num_rows; r++)
+        for (int h = 0; h < per_group; h++)
+            attend(s, step->cache, index, group, r, qkv + (size_t)r * width + h * size,
+                   step->attended + ((size_t)r * s->heads + group * per_group + h) * size, scores);
+}
+
+/* Outputs [begin, end) of the gated feed-forward's inner layer. */
+static void feed_forward(const Step *step, const Layer *layer, const Rows *rows, int begin, int end,
+                         float *gate_up) {
+    int inner = step->stack->inner, width = end - begin;
+    multiply(&layer->gate_up, rows, begin, end, gate_up, 2 * width, begin, 0);
+    multiply(&layer->gate_up, rows, inner + begin, inner + end, gate_up + width, 2 * width,
+             inner + begin, 0);
+    for (int r = 0; r < step->num_rows; r++) {
+        const float *gate = gate_up + (size_t)r * 2 * width, *up = gate + width;
+        float *acted = step->acted + (size_t)r * inner + begin;
+        int i = 0;
+        for (; i + LANES <= width; i += LANES) {
+            Floats g = *(const Floats *)(gate + i), u = *(const Floats *)(up + i);
+            *(Floats *)(acted + i) = g / (1.0f + exponential(-g)) * u;
+        }
+        for (; i < width; i++) acted[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+    }
+}
+
+static void normalise_rows(const Step *step, const float *weight, float *out) {
+    int size = step->stack->hidden;
+    for (int r = 0; r < step->num_rows; r++)
+        normalise(step->x + (size_t)r * size, weight, out + (size_t)r * size, size,
+                  step->stack->epsilon);
+}
+
+static int longest(const Step *step) {
+    int length = 1;
+    for (int r = 0; r < step->num_rows; r++) length = larger(length, step->cache->lengths[r]);
+    return length;
+}
+
+/* What a thread needs for itself. */
+typedef struct {
+    Rows rows;
+    float *normed; /* [R, D] */
+    float *local;  /* [R, what one chunk makes] */
+    float *scores;
+} Desk;
+
+static Desk desk_of(Worker *worker, const Step *step) {
+    const Stack *s = step->stack;
+    int num_rows = step->num_rows, per_group = s->heads / s->kv_heads;
+    int widest = larger(larger(s->hidden, s->inner), s->heads * s->head_dim);
+    int local = larger(2 * CHUNK, (per_group + 2) * s->head_dim);
+    size_t rows = rows_bytes(num_rows, widest);
+    size_t normed = aligned((size_t)num_rows * (size_t)s->hidden * sizeof(float));
+    size_t locals = aligned((size_t)num_rows * (size_t)local * sizeof(float));
+    size_t scores = aligned(((size_t)longest(step) + LANES) * sizeof(float));
+    char *memory = scratch(worker, rows + normed + locals + scores);
+    return (Desk){rows_in(memory, num_rows), (float *)(memory + rows),
+                  (float *)(memory + rows + normed), (float *)(memory + rows + normed + locals)};
+}
+
+static void attention_phase(Phase *phase, const Step *step, int index, Desk *desk) {
+    const Stack *s = step->stack;
+    const Layer *layer = &s->layers[index];
+    int is_prepared = 0;
+    for (int group; (group = claim(phase, s->kv_heads)) >= 0; finish_chunk(phase)) {
+        if (!is_prepared) {
+            normalise_rows(step, layer->input_norm, desk->normed);
+            prepare(&desk->rows, desk->normed, step->num_rows, s->hidden, layer->qkv.type);
+        }
+        is_prepared = 1;
+        attend_group(step, layer, index, group, &desk->rows, desk->local, desk->scores);
+    }
+    await(phase, s->kv_heads);
+}
+
+static void feed_forward_phase(Phase *phase, const Step *step, int index, Desk *desk) {
+    const Stack *s = step->stack;
+    const Layer *layer = &s->layers[index];
+    int count = num_chunks(s->inner), is_prepared = 0;
+    for (int chunk; (chunk = claim(phase, count)) >= 0; finish_chunk(phase)) {
+        if (!is_prepared) {
+            normalise_rows(step, layer->mlp_norm, desk->normed);
+            prepare(&desk->rows, desk->normed, step->num_rows, s->hidden, layer->gate_up.type);
+        }
+        is_prepared = 1;
+        feed_forward(step, layer, &desk->rows, chunk * CHUNK,
+                     smaller(s->inner, (chunk + 1) * CHUNK), desk->local);
+    }
+    await(phase, count);
+}
+
+static void step_task(Worker *worker, void *argument) {
+    const Step *step = argument;
+    const Stack *s = step->stack;
+    Desk desk = desk_of(worker, step);
+    Phase *phase = worker->pool->phases;
+    for (int i = 0; i < s->num_layers; i++) {
+        attention_phase(phase++, step, i, &desk);
+        share_product(phase++, &s->layers[i].o, &desk.rows, step->attended, step->num_rows, step->x,
+                      1);
+        feed_forward_phase(phase++, step, i, &desk);
+        share_product(phase++, &s->layers[i].down, &desk.rows, step->acted, step->num_rows, step->x,
+                      1);
+    }
+    normalise_rows(step, s->norm, desk.normed);
+    if (worker == worker->pool->workers)
+        memcpy(step->out, desk.normed, (size_t)step->num_rows * s->hidden * sizeof(float));
+    if (step->head != NULL)
+        share_product(phase, step->head, &desk.rows, desk.normed, step->num_rows, step->logits, 0);
+}
+
+/* Returns 0, or 1 for a stack with more layers than there are phases. */
+int stack_step(Pool *pool, const Stack *stack, const Cache *cache, float *x, const float *cos,
+               const float *sin, float *out, const Matrix *head, float *logits, float *attended,
+               float *acted, int num_rows) {
+    Step step = {stack, cache, x, cos, sin, out, head, logits, attended, acted, num_rows};
+    int num_phases = 4 * stack->num_layers + 1;
+    if (num_phases > MAX_PHASES) return 1;
+    run(pool, step_task, &step, num_phases);
+    return 0;
+}
