@@ -111,7 +111,7 @@ class AsrRunner:
     def _prompts(self, seqs: list[AsrSequence]) -> list[Tensor]:
         """Prompt rows [T, D] with the sound in place of its padding."""
         device = self.decoder.device
-        mels = [log_mel_16k(torch.from_numpy(seq.samples).to(device)) for seq in seqs]
+        mels = [log_mel_16k(torch.tensor(seq.samples).to(device)) for seq in seqs]
         prompts = []
         for seq, sound in zip(seqs, self.encoder.encode(mels), strict=True):
             prompt = build_prompt(

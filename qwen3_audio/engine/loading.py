@@ -1,94 +1,46 @@
 """Checkpoint folders → models and runners on a device, with memory planned once, at start."""
 
-import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from qwen3_audio.checkpoints import Checkpoint
 from qwen3_audio.engine.asr import AsrRunner
+from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, KvPool
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.prompts import PromptBuilder
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.tokenizer import TextTokenizer
 from qwen3_audio.engine.tts import TtsRunner
-from qwen3_audio.engine.weights import GenerationDefaults, Report, Weights, read_json
-from qwen3_audio.errors import StartError
-from qwen3_audio.kernels.compiled import NoKernels
+from qwen3_audio.engine.weights import GenerationDefaults, Report, Weights, read_json, weight_files
 from qwen3_audio.kernels.cpu_predictor import CpuCodePredictor
-from qwen3_audio.kernels.cpu_stack import CpuStack, KernelLinear, Kernels
+from qwen3_audio.kernels.cpu_stack import CpuStack
+from qwen3_audio.kernels.int8_weights import Int8Weights, cache_path
+from qwen3_audio.kernels.products import Int8Linear, KernelLinear
 from qwen3_audio.models.asr import AsrConfig, AudioEncoder, original_name
 from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.models.codec_encoder import CodecEncoder
 from qwen3_audio.models.configs import StackConfig, TalkerConfig
-from qwen3_audio.models.linear import Linear
+from qwen3_audio.models.linear import Linear, load_linear
 from qwen3_audio.models.qwen3 import Stack
 from qwen3_audio.models.speaker import SpeakerEncoder
 from qwen3_audio.models.talker import Talker
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import ModelInfo, ModelKind
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_PREFILL_TOKENS = 2048  # prompt rows in one step, so that running requests go on
 MAX_POSITIONS = 32_768  # of one request, whatever the checkpoint would allow
 SLOTS = {"cpu": 16, "cuda": 64}
 TYPICAL_POSITIONS = 1_024  # of one request: prompt and 60 s of speech
 SHARE_OF_MEMORY = 0.25  # of what is free, for the keys and values of one checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """Where everything runs and in which precision."""
-
-    device: torch.device
-    dtype: torch.dtype  # of the weights
-    kernels: Kernels | None = None  # compiled ones, on a CPU that has a C compiler
-
-    @property
-    def activations(self) -> torch.dtype:
-        """With the kernels, small weights meet exact activations."""
-        return torch.float32 if self.kernels else self.dtype
-
-    @classmethod
-    def choose(cls, settings: Settings) -> "Device":
-        """Raises StartError if a named GPU is not there."""
-        has_gpu = torch.cuda.is_available()
-        name = settings.qwen_tts_device or ("cuda:0" if has_gpu else "cpu")
-        device = torch.device(name)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise StartError(
-                f"QWEN_TTS_DEVICE is {name}, but torch sees {torch.cuda.device_count()} GPUs; "
-                "`qwen3-audio doctor` says why, QWEN_TTS_DEVICE=cpu runs without one"
-            )
-        dtype = _dtype(settings.qwen_tts_dtype, device)
-        return cls(device, dtype, _kernels(settings) if device.type == "cpu" else None)
-
-
-def _kernels(settings: Settings) -> Kernels | None:
-    try:
-        return Kernels(settings.cache_dir / "kernels", torch.get_num_threads())
-    except NoKernels as why:
-        log.warning("No compiled kernels: %s. Everything works, slower", why)
-        return None
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if device.type == "cuda":
-        if name == "int8":
-            raise StartError("QWEN_TTS_DTYPE=int8 is for CPUs; on a GPU use bfloat16")
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if name == "int8":
-        raise StartError("QWEN_TTS_DTYPE=int8 is not built yet; use bfloat16 or float32")
-    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if name == "bfloat16" and has_bfloat16 else torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +72,18 @@ def load_speech(
     """Load a TTS folder; raises StartError naming what is missing or damaged."""
     folder = checkpoint.folder
     config = TalkerConfig.from_json(read_json(folder / "config.json"))
-    weights = Weights(folder, dtype=device.dtype, device=device.device, report=report)
     codec_config = read_json(folder / "speech_tokenizer" / "config.json")
     codec_weights = _codec_weights(folder, device, report)
     codec = CodecDecoder.from_weights(codec_config, codec_weights, dtype=device.dtype)
-    talker = Talker(config, weights, device.activations)
+    weights = Weights(folder, dtype=device.dtype, device=device.device, report=report)
+    talker = _build(
+        lambda source: Talker(config, source, device.activations), weights, folder, settings, device
+    )
     decoder = _paged_decoder(talker.stack, settings, device, MAX_POSITIONS)
     predict = None
     if device.kernels is not None:
         predict = CpuCodePredictor(device.kernels, talker.predictor, decoder.num_slots)
-        talker.head = KernelLinear(device.kernels, talker.head)
+        talker.head = _kernel_linear(talker.head, device)
     runner = TtsRunner(
         checkpoint.kind,
         talker,
@@ -194,15 +148,17 @@ def load_listening(
     weights = Weights(
         folder, dtype=device.dtype, device=device.device, report=report, name_of=original_name
     )
-    stack = Stack(config.stack, weights, "thinker.model.", device.activations)
     embedding = weights["thinker.model.embed_tokens.weight"]
+    stack, head = _build(
+        lambda source: _decoder_and_head(config, source, device), weights, folder, settings, device
+    )
     decoder = _paged_decoder(stack, settings, device, MAX_POSITIONS)
     tokenizer = TextTokenizer(folder)
     defaults = GenerationDefaults.read(folder)
     runner = AsrRunner(
         AudioEncoder(config.audio, weights),
         embedding,
-        _head(weights, embedding, folder, device),
+        head,
         tokenizer=tokenizer,
         eos_ids=defaults.eos_ids or (tokenizer.special("<|im_end|>"),),
         decoder=decoder,
@@ -217,14 +173,39 @@ def load_listening(
     return ListeningModel(info, runner, tokenizer)
 
 
-def _head(weights: Weights, embedding: Tensor, folder: Path, device: Device) -> Linear:
+def _decoder_and_head(
+    config: AsrConfig, weights: Mapping[str, Tensor], device: Device
+) -> tuple[Stack, Linear]:
     """The head is tied to the embedding, of which the official files hold a second copy."""
-    config = read_json(folder / "config.json")
-    text = config.get("thinker_config", config).get("text_config", {})
-    name = "thinker.lm_head.weight"
-    is_tied = text.get("tie_word_embeddings", True) or name not in weights
-    head = Linear(embedding if is_tied else weights[name])
-    return head if device.kernels is None else KernelLinear(device.kernels, head)
+    stack = Stack(config.stack, weights, "thinker.model.", device.activations)
+    has_head = not config.is_tied and "thinker.lm_head.weight" in weights
+    name = "thinker.lm_head" if has_head else "thinker.model.embed_tokens"
+    return stack, _kernel_linear(load_linear(weights, name), device)
+
+
+def _kernel_linear(linear: Linear, device: Device) -> Linear:
+    if device.kernels is None or isinstance(linear, Int8Linear):
+        return linear
+    return KernelLinear(device.kernels, linear)
+
+
+def _build(
+    make: Callable[[Mapping[str, Tensor]], T],
+    weights: Weights,
+    folder: Path,
+    settings: Settings,
+    device: Device,
+) -> T:
+    """Make a model of its weights, in int8 through a cache file if that is the precision."""
+    if not device.is_int8 or device.kernels is None:
+        return make(weights)
+    path = cache_path(settings.cache_dir, folder.resolve().name, weight_files(folder))
+    small = Int8Weights(weights, device.kernels, path)
+    if small.is_cached:
+        return make(small)
+    make(small)  # for what it quantises; the model itself is made again of the mapped file
+    small.write()
+    return make(Int8Weights(weights, device.kernels, path))
 
 
 def _paged_decoder(

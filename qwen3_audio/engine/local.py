@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from qwen3_audio.checkpoints import Checkpoint
+from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.engine import Engine
 from qwen3_audio.engine.guards import LoopDetector, SilenceDetector, frame_budget
 from qwen3_audio.engine.listening import transcribe
 from qwen3_audio.engine.loading import (
     LOADERS,
-    Device,
     ListeningModel,
     SpeechModel,
 )
@@ -120,7 +120,7 @@ class LocalBackend:
 def hear_reference(model: SpeechModel, samples: Pcm, text: str | None) -> VoicePrompt:
     """Speaker vector, and with a transcript also the codes of a reference."""
     assert model.speaker_encoder is not None and model.codec_encoder is not None
-    sound = torch.from_numpy(samples).to(model.runner.talker.device)
+    sound = torch.tensor(samples).to(model.runner.talker.device)
     vector = model.speaker_encoder(sound).float().cpu().numpy()
     if text is None:
         return VoicePrompt(vector)
@@ -144,5 +144,4 @@ def build_backend(
             raise StartError(f"{checkpoint.kind} checkpoints are not served yet")
         models[checkpoint.kind] = LOADERS[checkpoint.kind](checkpoint, settings, device, report)
     listening = models.pop(ModelKind.ASR, None)
-    where = f"{device.device} in {str(device.dtype).removeprefix('torch.')}"
-    return LocalBackend(models, listening, where)
+    return LocalBackend(models, listening, str(device))

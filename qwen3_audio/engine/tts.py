@@ -287,7 +287,7 @@ def embed_prompt(talker: Talker, prompt: Prompt) -> tuple[Tensor, Tensor | None]
     has_codec = codec_ids != NONE
     rows[has_codec] += talker.embed_codec(codec_ids[has_codec])
     if prompt.voice is not None and prompt.vector_row is not None:
-        vector = torch.from_numpy(prompt.voice.speaker_vector)
+        vector = torch.tensor(prompt.voice.speaker_vector)  # a copy: it may be read-only
         rows[prompt.vector_row] += vector.to(device=device, dtype=rows.dtype)
     if prompt.reference is not None and prompt.reference_row is not None:
         codes = torch.from_numpy(prompt.reference.astype(np.int64)).to(device)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qwen3_audio.kernels.cpu_stack import CacheView, CpuStack, Kernels
+from qwen3_audio.kernels.cpu_stack import CacheView, CpuStack
+from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.models.code_predictor import CodePredictor, Sampler
 
 

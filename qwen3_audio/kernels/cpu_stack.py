@@ -6,59 +6,14 @@ Letters in shapes: R rows, C positions read, D hidden size, V outputs of a head.
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from qwen3_audio.kernels import compiled
+from qwen3_audio.kernels.products import TYPES, Int8Linear, KernelLinear, Kernels
 from qwen3_audio.models.linear import Linear
 from qwen3_audio.models.qwen3 import Stack
-
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-MAX_PRODUCT_ROWS = 64  # a step of a full batch; for longer prompts oneDNN is faster
-
-
-class Kernels:
-    """The library and its threads: one pool for the whole process."""
-
-    def __init__(self, cache_dir: Path, num_threads: int) -> None:
-        """Raises NoKernels."""
-        self.library = compiled.open_library(cache_dir)
-        self.num_threads = num_threads
-        self.pool = self.library.pool_open(num_threads)
-
-    def close(self) -> None:
-        self.library.pool_close(self.pool)
-
-
-class KernelLinear(Linear):
-    """A Linear whose products of a few float32 rows are made by the kernels."""
-
-    def __init__(self, kernels: Kernels, linear: Linear) -> None:
-        super().__init__(linear.weight, linear.bias)
-        self._kernels = kernels
-        self._bias = None if linear.bias is None else linear.bias.float()
-        self._matrix = matrix_of(linear.weight, self._bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x float32 [R, in] → float32 [R, out]."""
-        if len(x) > MAX_PRODUCT_ROWS:
-            return super().forward(x)
-        x = x.contiguous()
-        out = torch.empty(len(x), self._matrix.num_out)
-        self._kernels.library.matrix_multiply(
-            self._kernels.pool, ctypes.byref(self._matrix), x.data_ptr(), out.data_ptr(), len(x)
-        )
-        return out
-
-
-def matrix_of(weight: Tensor, bias: Tensor | None) -> compiled.Matrix:
-    """A C view of tensors that the caller keeps alive."""
-    pointer = None if bias is None else bias.data_ptr()
-    return compiled.Matrix(
-        weight.data_ptr(), None, None, pointer, TYPES[weight.dtype], *weight.shape
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +48,7 @@ class CpuStack:
         config = stack.config
         self.kernels, self.config = kernels, config
         self._kept: list[Tensor] = []  # what C has pointers to
+        self._linears: list[Linear] = []
         layers = [self._layer(layer) for layer in stack.layers]
         self._layers = (compiled.Layer * len(layers))(*layers)
         self._heads = [self._matrix(head) for head in heads]
@@ -148,9 +104,11 @@ class CpuStack:
         )
 
     def _matrix(self, linear: torch.nn.Module) -> compiled.Matrix:
-        weight = linear.get_buffer("weight")
-        self._kept.append(weight)
-        return matrix_of(weight, None)  # a Qwen3 stack has no biases
+        if not isinstance(linear, Int8Linear):
+            assert isinstance(linear, Linear)
+            linear = KernelLinear(self.kernels, linear)
+        self._linears.append(linear)
+        return linear.matrix
 
     def _pointer(self, tensor: Tensor) -> int:
         self._kept.append(tensor.float().contiguous())

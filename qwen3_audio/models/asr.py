@@ -95,6 +95,7 @@ class AsrConfig:
     stack: StackConfig
     languages: tuple[str, ...]
     timestamp_step_ms: float  # aligner: what one class stands for
+    is_tied: bool  # the head is the embedding
 
     @classmethod
     def from_json(cls, config: Json) -> "AsrConfig":
@@ -105,6 +106,7 @@ class AsrConfig:
             stack=StackConfig.from_json(text, f"{where}text_config."),
             languages=tuple(config.get("support_languages") or ASR_LANGUAGES),
             timestamp_step_ms=float(config.get("timestamp_segment_time", 80)),
+            is_tied=text.get("tie_word_embeddings", True),
         )
 
 

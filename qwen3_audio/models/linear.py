@@ -1,6 +1,7 @@
 """The one matrix product of all decoder stacks: the place where other precisions come in."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,23 @@ class Linear(nn.Module):
         return functional.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
 
 
+@runtime_checkable
+class LinearSource(Protocol):
+    """Weights that make their linear layers themselves, in another precision."""
+
+    def linear(self, prefixes: Sequence[str]) -> Linear: ...
+
+
 def load_linear(weights: Mapping[str, Tensor], names: str | Sequence[str]) -> Linear:
     """One Linear from one tensor name prefix, or several stacked along the output (fused)."""
     prefixes = [names] if isinstance(names, str) else list(names)
+    if isinstance(weights, LinearSource):
+        return weights.linear(prefixes)
+    return join_linear(weights, prefixes)
+
+
+def join_linear(weights: Mapping[str, Tensor], prefixes: Sequence[str]) -> Linear:
+    """Linear layers of the same input as one, in the precision of the weights."""
     parts = [weights[f"{prefix}.weight"] for prefix in prefixes]
     biases = [weights[f"{prefix}.bias"] for prefix in prefixes if f"{prefix}.bias" in weights]
     weight = parts[0] if len(parts) == 1 else torch.cat(parts)

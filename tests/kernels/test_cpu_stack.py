@@ -10,7 +10,8 @@ from torch import Tensor
 
 from qwen3_audio.engine.kv_cache import DecodeAttention, KvPool
 from qwen3_audio.kernels.compiled import NoKernels
-from qwen3_audio.kernels.cpu_stack import CacheView, CpuStack, KernelLinear, Kernels
+from qwen3_audio.kernels.cpu_stack import CacheView, CpuStack
+from qwen3_audio.kernels.products import KernelLinear, Kernels
 from qwen3_audio.models.configs import StackConfig
 from qwen3_audio.models.linear import Linear
 from qwen3_audio.models.qwen3 import Stack

@@ -12,7 +12,8 @@ from asr_clips import RATE_HZ, read_clip
 from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine.asr import AsrSequence
 from qwen3_audio.engine.asr_prompt import build_prompt
-from qwen3_audio.engine.loading import Device, ListeningModel, load_listening
+from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.loading import ListeningModel, load_listening
 from qwen3_audio.models.asr import num_audio_tokens
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import TranscriptionRequest
