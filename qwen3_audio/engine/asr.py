@@ -19,7 +19,7 @@ from qwen3_audio.engine.asr_prompt import (
 )
 from qwen3_audio.engine.engine import Ending
 from qwen3_audio.engine.paged_decoder import PagedDecoder
-from qwen3_audio.engine.sampling import RowSettings, choose, draw_keys
+from qwen3_audio.engine.sampling import Choose, RowSettings, choose, draw_keys
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.sequence import Sequence
 from qwen3_audio.engine.tokenizer import TextTokenizer
@@ -87,7 +87,9 @@ class AsrRunner:
         eos_ids: tuple[int, ...],
         decoder: PagedDecoder,
         scheduler: Scheduler[AsrSequence],
+        choose: Choose = choose,
     ) -> None:
+        self.choose = choose
         self.encoder, self.embedding, self.head = encoder, embedding, head
         self.tokenizer, self.eos_ids = tokenizer, frozenset(eos_ids)
         self.decoder, self.scheduler = decoder, scheduler
@@ -131,7 +133,7 @@ class AsrRunner:
         steps = torch.tensor([len(seq.token_ids) for seq in seqs], device=device)
         seeds = torch.tensor([seq.request.seed for seq in seqs], device=device)
         settings = RowSettings.build([seq.settings for seq in seqs], logits.shape[1], device)
-        chosen = choose(logits, draw_keys(seeds, steps, 1)[:, 0], settings)
+        chosen = self.choose(logits, draw_keys(seeds, steps, 1)[:, 0], settings)
         logprobs = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
         endings = []
         for seq, token, logprob in zip(seqs, chosen.tolist(), logprobs.tolist(), strict=True):

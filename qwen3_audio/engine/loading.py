@@ -15,6 +15,7 @@ from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, KvPool
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.prompts import PromptBuilder
+from qwen3_audio.engine.sampling import choose_on
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.tokenizer import TextTokenizer
 from qwen3_audio.engine.tts import TtsRunner
@@ -92,6 +93,7 @@ def load_speech(
         decoder=decoder,
         scheduler=_scheduler(settings, decoder),
         predict=predict,
+        choose=choose_on(device.kernels),
     )
     rate_hz = codec_config.get("output_sample_rate", 24_000)
     per_frame = codec_config.get("decode_upsample_rate", 1920)
@@ -163,6 +165,7 @@ def load_listening(
         eos_ids=defaults.eos_ids or (tokenizer.special("<|im_end|>"),),
         decoder=decoder,
         scheduler=_scheduler(settings, decoder),
+        choose=choose_on(device.kernels),
     )
     info = ModelInfo(
         kind=ModelKind.ASR,

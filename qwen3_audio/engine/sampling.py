@@ -7,10 +7,13 @@ noise - hardly ever hangs on the last bit of a logit, which may depend on the re
 Letters in shapes: B rows, V vocabulary, G groups drawn in one step, K candidates.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from qwen3_audio.kernels.products import Kernels
 
 # splitmix64 (Steele, Lea, Flood 2014) in wrapping int64 arithmetic
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -65,6 +68,20 @@ class RowSettings:
                 1 if row[0] == 0 else top_k for row, top_k in zip(rows, top_ks, strict=True)
             ),
         )
+
+
+Choose = Callable[[Tensor, Tensor, RowSettings], Tensor]
+
+
+def choose_on(kernels: Kernels | None) -> Choose:
+    """`choose`, or its compiled twin where there are kernels."""
+    if kernels is None:
+        return choose
+
+    def choose_compiled(logits: Tensor, keys: Tensor, settings: RowSettings) -> Tensor:
+        return kernels.choose(logits, keys, settings.temperature, settings.top_k, settings.top_p)
+
+    return choose_compiled
 
 
 def choose(logits: Tensor, keys: Tensor, settings: RowSettings) -> Tensor:

@@ -19,7 +19,7 @@ from qwen3_audio.engine.engine import Ending
 from qwen3_audio.engine.guards import LoopDetector, SilenceDetector
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.prompts import NONE, Prompt
-from qwen3_audio.engine.sampling import RowSettings, choose, draw_keys, penalise
+from qwen3_audio.engine.sampling import Choose, RowSettings, choose, draw_keys, penalise
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.sequence import Sequence
 from qwen3_audio.engine.weights import GenerationDefaults
@@ -93,11 +93,13 @@ class TtsRunner:
         decoder: PagedDecoder,
         scheduler: Scheduler[SpeechSequence],
         predict: Predict | None = None,
+        choose: Choose = choose,
     ) -> None:
         """`predict` makes the codes of a frame after the first; default: the talker's predictor."""
         self.predict = predict or partial(
             talker.predictor, cache=FrameCache(talker.predictor, scheduler.num_slots)
         )
+        self.choose = choose
         self.kind, self.talker, self.codec = kind, talker, codec
         self.defaults, self.decoder, self.scheduler = defaults, decoder, scheduler
         num_slots, config = scheduler.num_slots, talker.config
@@ -194,7 +196,7 @@ class TtsRunner:
         is_early = self.slots.frames[slots] < MIN_FRAMES
         banned = self.is_banned | (self.is_eos & is_early[:, None])
         settings = self.slots.talker_settings(slots, max_top_k)
-        first = choose(logits.masked_fill(banned, -torch.inf), keys, settings)
+        first = self.choose(logits.masked_fill(banned, -torch.inf), keys, settings)
         self.slots.seen[slots, first] = True
         return first
 
@@ -207,7 +209,7 @@ class TtsRunner:
         rest = self.predict(
             self.slots.hidden[slots],
             self.talker.embed_codec(first),
-            lambda logits, group: choose(logits, keys[:, group], settings),
+            lambda logits, group: self.choose(logits, keys[:, group], settings),
         )
         codes = torch.cat([first[:, None], rest], 1)
         self.slots.inputs[slots] = self.talker.embed_frames(codes) + self._text_side(seqs)

@@ -100,6 +100,9 @@ def open_library(cache_dir: Path) -> ctypes.CDLL:
         pointer, POINTER(Stack), POINTER(Cache), pointer, pointer, pointer, pointer,
         pointer, pointer, pointer, pointer, ctypes.c_int,
     )  # fmt: skip
+    library.choose_rows.argtypes = (
+        pointer, ctypes.c_int, ctypes.c_int, pointer, pointer, pointer, pointer, pointer,
+    )  # fmt: skip
     return library
 
 

@@ -38,6 +38,22 @@ class Kernels:
         )
         return out
 
+    def choose(
+        self, logits: Tensor, keys: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
+    ) -> Tensor:
+        """The twin of engine.sampling.choose: float32 logits [B, V], keys int64 [B] and the rows'
+        settings (float32, int64, float32) → chosen ids int64 [B]. Needs no sort and few passes.
+        """
+        logits = logits.contiguous()
+        out = torch.empty(len(logits), dtype=torch.int64)
+        columns = [part.contiguous() for part in (keys, temperature, top_k, top_p)]
+        failed = self.library.choose_rows(
+            logits.data_ptr(), *logits.shape, *(c.data_ptr() for c in columns), out.data_ptr()
+        )
+        if failed:
+            raise MemoryError("no memory for the candidates of a choice")
+        return out
+
 
 class KernelLinear(Linear):
     """A Linear whose products of a few float32 rows are made by the kernels."""

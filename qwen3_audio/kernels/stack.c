@@ -702,3 +702,87 @@ int stack_step(Pool *pool, const Stack *stack, const Cache *cache, float *x, con
     run(pool, step_task, &step, num_phases);
     return 0;
 }
+
+/* ---- sampling --------------------------------------------------------------------------------- */
+
+/* The twin of engine/sampling.py: splitmix64 keys, Gumbel noise for each candidate. */
+static uint64_t mix(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+static float gumbel(uint64_t key, uint64_t id) {
+    uint64_t bits = mix(key + (id + 1) * 0x9E3779B97F4A7C15u);
+    float uniform = ((float)(bits >> 41) + 0.5f) * 0x1p-23f;
+    return -logf(-logf(uniform));
+}
+
+typedef struct {
+    float value;
+    int32_t id;
+} Candidate;
+
+static inline int is_below(Candidate a, Candidate b) {
+    return a.value < b.value || (a.value == b.value && a.id > b.id);
+}
+
+/* heap[0] is the least of `size` candidates; put a greater one in its place. */
+static void sift(Candidate *heap, int size, Candidate added) {
+    int at = 0;
+    for (;;) {
+        int child = 2 * at + 1;
+        if (child >= size) break;
+        if (child + 1 < size && is_below(heap[child + 1], heap[child])) child++;
+        if (!is_below(heap[child], added)) break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = added;
+}
+
+static int by_falling_value(const void *a, const void *b) {
+    return is_below(*(const Candidate *)a, *(const Candidate *)b) ? 1 : -1;
+}
+
+/* How many of the candidates, best first, hold `share` of their probability; at least one. */
+static int num_within(Candidate *best, int count, float share) {
+    float total = 0, before = 0;
+    qsort(best, (size_t)count, sizeof(Candidate), by_falling_value);
+    for (int i = 0; i < count; i++) total += expf(best[i].value - best[0].value);
+    for (int i = 0; i < count; i++) {
+        if (i > 0 && before >= share * total) return i;
+        before += expf(best[i].value - best[0].value);
+    }
+    return count;
+}
+
+static int64_t choose_one(const float *logits, int vocab, int64_t key, float temperature, int top_k,
+                          float top_p, Candidate *best) {
+    int count = temperature > 0 ? smaller(top_k, vocab) : 1;
+    for (int i = 0; i < count; i++) best[i] = (Candidate){-INFINITY, INT32_MAX};
+    for (int id = 0; id < vocab; id++)
+        if (logits[id] > best[0].value) sift(best, count, (Candidate){logits[id], id});
+    if (count == 1) return best[0].id == INT32_MAX ? 0 : best[0].id;
+    for (int i = 0; i < count; i++) best[i].value /= temperature;
+    if (top_p < 1.0f) count = num_within(best, count, top_p);
+    Candidate winner = {-INFINITY, 0};
+    for (int i = 0; i < count; i++) {
+        if (best[i].id == INT32_MAX) continue; /* fewer ids than top_k are allowed at all */
+        Candidate noisy = {best[i].value + gumbel((uint64_t)key, (uint64_t)best[i].id), best[i].id};
+        if (is_below(winner, noisy)) winner = noisy;
+    }
+    return winner.id;
+}
+
+/* Returns 0, or 1 without memory for the candidates. */
+int choose_rows(const float *logits, int num_rows, int vocab, const int64_t *keys,
+                const float *temperature, const int64_t *top_k, const float *top_p, int64_t *out) {
+    Candidate *best = malloc((size_t)vocab * sizeof(Candidate));
+    if (best == NULL) return 1;
+    for (int r = 0; r < num_rows; r++)
+        out[r] = choose_one(logits + (size_t)r * vocab, vocab, keys[r], temperature[r],
+                            (int)(top_k[r] < vocab ? top_k[r] : vocab), top_p[r], best);
+    free(best);
+    return 0;
+}
