@@ -1,0 +1,124 @@
+"""The `qwen3-audio` command: its arguments, its exit codes, and nothing that takes time to import.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong use or configuration.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from qwen3_audio import __version__
+from qwen3_audio.errors import BadRequest, NotLoaded, SpeechError, StartError
+
+COMMANDS = {
+    "serve": "run the HTTP server",
+    "say": "speak a text into a sound file",
+    "transcribe": "write down what recordings say",
+    "download": "fetch checkpoints into MODELS_DIR",
+    "doctor": "say what would be loaded, where it would run and what is missing",
+    "make-tiny": "write tiny random checkpoints, one of each kind, for tests",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave with its exit code."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    sys.exit(run(arguments))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command of its own module; every expected trouble becomes one sentence."""
+    module = importlib.import_module(f"qwen3_audio.commands.{arguments.command.replace('-', '_')}")
+    try:
+        code: int = module.run(arguments)
+    except (StartError, BadRequest, NotLoaded) as error:
+        print(f"qwen3-audio: {error}", file=sys.stderr)
+        return 2
+    except SpeechError as error:
+        print(f"qwen3-audio: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone, which is its right
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All arguments of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="qwen3-audio",
+        description="Qwen3-TTS and Qwen3-ASR on your own machine, behind the OpenAI audio API.",
+        epilog="Settings are environment variables: see docs/settings.md.",
+    )
+    parser.add_argument("--version", action="version", version=f"qwen3-audio {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = {
+        name: subparsers.add_parser(name, help=summary, description=summary)
+        for name, summary in COMMANDS.items()
+    }
+    _add_serve(commands["serve"])
+    _add_say(commands["say"])
+    _add_transcribe(commands["transcribe"])
+    commands["download"].add_argument(
+        "ids", nargs="+", metavar="ID", help="such as Qwen/Qwen3-ASR-0.6B"
+    )
+    _add_models(commands["doctor"])
+    make_tiny = commands["make-tiny"]
+    make_tiny.add_argument("folder", type=Path, help="a new or empty folder")
+    make_tiny.add_argument("--seed", type=int, default=0, help="other weights (default 0)")
+    return parser
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model-path",
+        action="append",
+        default=[],
+        metavar="FOLDER_OR_ID",
+        help="a checkpoint; may be given once for each kind",
+    )
+    parser.add_argument("--device", help="cpu, cuda:0, ... (QWEN_TTS_DEVICE)")
+    parser.add_argument("--dtype", help="bfloat16, float16, float32, int8 (QWEN_TTS_DTYPE)")
+    parser.add_argument(
+        "--demo", action="store_true", help="use tiny checkpoints made on this machine"
+    )
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    _add_models(parser)
+    parser.add_argument("--fake", action="store_true", help="no model: tones and fixed words")
+    parser.add_argument("--host", help="address to listen on (HOST, default 0.0.0.0)")
+    parser.add_argument("--port", help="port to listen on (PORT, default 8000; 0: any free one)")
+
+
+def _add_say(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", metavar="TEXT", help="what to say; - reads it from standard input")
+    parser.add_argument(
+        "--out", type=Path, default=Path("speech.wav"), help="wav, mp3, flac, ... by its extension"
+    )
+    parser.add_argument("--voice", default="alloy", help="a speaker or an OpenAI voice name")
+    parser.add_argument("--language", help="name or code (default: the model decides)")
+    parser.add_argument("--instructions", help="how to say it; with VoiceDesign: whose voice")
+    parser.add_argument("--reference", type=Path, help="a recording of the voice to clone")
+    parser.add_argument("--reference-text", help="what is said in the recording")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same sound")
+    parser.add_argument("--speed", type=float, default=1.0, help="0.25 to 4 (default 1)")
+    _add_models(parser)
+
+
+def _add_transcribe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a recording")
+    parser.add_argument("--language", help="name or code (default: detected)")
+    parser.add_argument("--prompt", help="names and words that may occur")
+    parser.add_argument("--format", default="text", choices=("text", "json", "srt", "vtt"))
+    _add_models(parser)

@@ -1,0 +1,1 @@
+"""One file a command, each with `run(arguments) -> exit code`; only cli.py imports them."""

@@ -1,0 +1,202 @@
+"""What the doctor finds, in plain words, and never a stack trace."""
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from qwen3_audio import doctor
+from qwen3_audio.cli import build_parser, run
+from qwen3_audio.doctor import Finding, Level, allowed_cores, available_memory_bytes, examine
+from qwen3_audio.settings import VARIABLES, Settings
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PORT", "0")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def problems(settings: Settings, *model_paths: str) -> list[str]:
+    findings = examine(settings, model_paths, is_demo=False)
+    return [finding.text for finding in findings if finding.level is Level.PROBLEM]
+
+
+def say(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = run(build_parser().parse_args(["doctor", *arguments]))
+    out, err = capsys.readouterr()
+    assert err == ""
+    return code, out
+
+
+def test_all_is_well_with_a_whole_checkpoint(
+    capsys: pytest.CaptureFixture[str], tiny_asr: Path, no_gpu: None
+) -> None:
+    code, text = say(capsys, "--model-path", str(tiny_asr / "tiny-asr"))
+    assert code == 0
+    assert "It would start" in text
+    for words in ("asr in ", "device: cpu, bfloat16", "bfloat16: ", "cores", "memory: ", "PyAV: "):
+        assert words in text
+
+
+def test_the_troubleshooting_cases_are_always_told(
+    capsys: pytest.CaptureFixture[str], no_gpu: None
+) -> None:
+    _, text = say(capsys)
+    for words in ("transcript of the reference must match", "HF_TOKEN", "be writable"):
+        assert words in text
+    for words in ("driver", "NVIDIA Container Toolkit", "compose file"):
+        assert words in text
+
+
+def test_nothing_configured_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = say(capsys)
+    assert code == 1
+    assert "models: none is named" in text
+    assert say(capsys, "--demo")[0] == 0
+
+
+def test_a_misspelt_setting_is_a_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", "x")
+    code, text = say(capsys)
+    assert code == 1
+    assert "settings: Unknown setting MODEL_DIR: did you mean MODELS_DIR?" in text
+
+
+def test_a_broken_checkpoint_is_a_problem_that_names_the_file(
+    tiny_asr: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_asr / "tiny-asr", tmp_path / "broken")
+    (folder / "merges.txt").unlink()
+    (problem,) = problems(Settings(asr_model_path=str(folder)))
+    assert "merges.txt is missing" in problem
+    (problem,) = problems(Settings(asr_model_path="./gone"))
+    assert "There is no folder ./gone" in problem
+
+
+def test_two_of_a_kind_are_a_problem(tiny_asr: Path) -> None:
+    path = str(tiny_asr / "tiny-asr")
+    (problem,) = problems(Settings(), path, path)
+    assert "one of each kind" in problem
+
+
+def test_an_id_that_is_not_here_would_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(asr_model_path="Qwen/Qwen3-ASR-Nowhere")
+    notes = [finding.text for finding in examine(settings, [], is_demo=False)]
+    assert "would be downloaded to models, without HF_TOKEN" in notes[0]
+    assert problems(settings) == []
+
+
+def test_a_named_gpu_that_is_absent_is_a_problem(no_gpu: None) -> None:
+    found = problems(Settings(qwen_tts_device="cuda:0"), "gone/x")
+    assert "torch sees 0 GPUs" in found[-1]
+    assert "QWEN_TTS_DEVICE=cpu" in found[-1]
+
+
+def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10e9, 24e9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    texts = [finding.text for finding in examine(Settings(), [], is_demo=True)]
+    assert "device: cuda:0, Some GPU, bfloat16, 10.0 of 24.0 GB free" in texts
+
+
+@pytest.mark.parametrize("name", ["torch", "av"])
+def test_a_package_that_cannot_be_imported_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(wanted: str) -> object:
+        if wanted == name:
+            raise ImportError(f"no {wanted}")
+        return __import__(wanted)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", refuse)
+    findings = examine(Settings(), [], is_demo=True)
+    (problem,) = (finding.text for finding in findings if finding.level is Level.PROBLEM)
+    assert problem.endswith(f"no {name}")
+
+
+def test_missing_codecs_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    av = SimpleNamespace(codecs_available={"aac", "flac"}, __version__="1")
+    monkeypatch.setattr(doctor.importlib, "import_module", lambda _: av)
+    assert list(doctor._examine_codecs()) == [
+        Finding(Level.PROBLEM, "PyAV 1: no libmp3lame, libopus")
+    ]
+
+
+def test_weights_larger_than_memory_are_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tiny_asr: Path, no_gpu: None
+) -> None:
+    monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 1000)
+    (problem,) = problems(Settings(), str(tiny_asr / "tiny-asr"))
+    assert "the weights alone are" in problem
+
+
+def test_a_port_in_use_is_a_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, taken_port: int
+) -> None:
+    monkeypatch.setenv("PORT", str(taken_port))
+    code, text = say(capsys, "--demo")
+    assert code == 1
+    assert f"address: Port {taken_port} is in use" in text
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_folder_that_is_not_writable_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    texts = [finding.text for finding in doctor._examine_folders(Settings())]
+    assert texts[0] == "MODELS_DIR: models is not writable for this user"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "50000 100000"}, 0.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "25000", "cpu/cpu.cfs_period_us": "100000"}, 0.25),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+        ({"cpu.max": ""}, None),
+        ({"cpu.max": "max"}, None),
+        ({"cpu.max": "100000 0"}, None),
+    ],
+)
+def test_the_cgroups_share_of_the_processor_counts(
+    tmp_path: Path, files: dict[str, str], cores: float | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    unlimited = allowed_cores(tmp_path / "nowhere")
+    assert unlimited >= 1
+    assert allowed_cores(tmp_path) == (cores or unlimited)
+
+
+def test_the_cgroups_share_of_memory_counts(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  16 kB\nMemAvailable:  8 kB\n")
+    assert available_memory_bytes(meminfo, tmp_path) == 8192
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert available_memory_bytes(meminfo, tmp_path) == 4000
+    assert available_memory_bytes(tmp_path / "gone", tmp_path) == 4000
+    assert available_memory_bytes(tmp_path / "gone", tmp_path / "gone") is None
