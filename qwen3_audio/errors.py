@@ -43,7 +43,19 @@ class NotFound(SpeechError): ...
 class TooLarge(SpeechError): ...
 
 
-class LimitReached(SpeechError): ...
+class LimitReached(SpeechError):
+    """Says after how many whole seconds another try makes sense; None: not by waiting."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.retry_after_s = retry_after_s
 
 
 class Overloaded(SpeechError): ...

@@ -1,0 +1,52 @@
+"""How requests end: every one exactly once, as done, failed or cancelled."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Work = Literal["speech", "transcription"]
+Outcome = Literal["done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one order ended."""
+
+    work: Work
+    outcome: Outcome
+    first_s: float | None  # from receipt to the first sound or text
+    total_s: float
+    audio_s: float
+
+
+Listener = Callable[[Ended], None]
+
+
+class Tally:
+    """Watches one order and tells the listeners, once, how it ended."""
+
+    def __init__(self, work: Work, received_s: float, listeners: Iterable[Listener]) -> None:
+        self.audio_s = 0.0
+        self._work = work
+        self._received_s = received_s
+        self._listeners = listeners
+        self._first_s: float | None = None
+
+    def __enter__(self) -> "Tally":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Nothing is awaited here: after a disconnect, any await would be cancelled again.
+        outcome: Outcome = "done" if kind is None else "failed"
+        if kind in (GeneratorExit, asyncio.CancelledError):
+            outcome = "cancelled"
+        total_s = time.perf_counter() - self._received_s
+        ended = Ended(self._work, outcome, self._first_s, total_s, self.audio_s)
+        for listener in self._listeners:
+            listener(ended)
+
+    def note_first(self) -> None:
+        if self._first_s is None:
+            self._first_s = time.perf_counter() - self._received_s

@@ -1,0 +1,323 @@
+"""What a paid request does, once for every front door: check it, speak or listen, count its end."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from qwen3_audio import orders
+from qwen3_audio.audio.decode import decode_audio
+from qwen3_audio.errors import BadRequest
+from qwen3_audio.languages import parse_language
+from qwen3_audio.orders import (
+    SpeechForm,
+    SpeechOrder,
+    TranscriptionForm,
+    TranscriptionOrder,
+    Upload,
+)
+from qwen3_audio.outcomes import Listener, Tally
+from qwen3_audio.sentences import split_text
+from qwen3_audio.settings import Settings
+from qwen3_audio.types import (
+    LISTEN_RATE_HZ,
+    SPEECH_RATE_HZ,
+    Backend,
+    EndReason,
+    ModelKind,
+    Pcm,
+    Sampling,
+    SpeechEnd,
+    SpeechRequest,
+    TextDelta,
+    Transcript,
+    TranscriptionRequest,
+    VoicePrompt,
+)
+
+MIN_AUDIO_S = 0.1
+MAX_KEPT_PROMPTS = 64
+NUM_DECODERS = 4
+SILENCE = 0.5 / 32_768  # less than half a step of 16-bit sound is digital silence
+RETRIED = {EndReason.LOOP, EndReason.SILENCE, EndReason.LENGTH}
+IGNORED_INSTRUCTIONS = "instructions were left out: the loaded CustomVoice model does not use them"
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """The last item of a spoken order."""
+
+    reason: EndReason
+    seed: int  # that made it; after a retry another one than was drawn
+    num_frames: int
+    num_prompt_tokens: int
+
+
+class SpeechService:
+    """Checks orders and runs them on a back-end; listeners hear how each one ended."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        *,
+        draw_seed: Callable[[], int] = orders.draw_seed,
+    ) -> None:
+        self.backend = backend
+        self.settings = settings
+        self.is_closing = False
+        self.listeners: list[Listener] = []
+        self._draw_seed = draw_seed
+        self._prompts: dict[bytes, VoicePrompt] = {}  # of samples heard before, the youngest last
+        # Its own threads, so that long uploads can't hold up the encoders of running streams.
+        self._decoders = ThreadPoolExecutor(NUM_DECODERS, thread_name_prefix="decode")
+
+    async def close(self) -> None:
+        self.is_closing = True
+        await self.backend.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    def unready_reasons(self) -> list[str]:
+        """Why no request can be served now; empty when one can."""
+        reasons = ["the server is shutting down"] if self.is_closing else []
+        return reasons if self.backend.models() else [*reasons, "no model is loaded"]
+
+    # Speech
+
+    async def prepare_speech(self, user_id: int, form: SpeechForm) -> SpeechOrder:
+        """All checks that can fail before the first byte is sent; raises SpeechError."""
+        received_s = time.perf_counter()
+        order = await asyncio.to_thread(self._check_speech, user_id, form, received_s)
+        if form.audio_sample is None:
+            return order
+        prompt = await self._make_voice_prompt(form.audio_sample, form.audio_sample_text)
+        parts = tuple(replace(part, voice_prompt=prompt) for part in order.parts)
+        return replace(order, parts=parts)
+
+    async def speak(
+        self, order: SpeechOrder, *, is_buffered: bool = False
+    ) -> AsyncGenerator[Pcm | Spoken]:
+        """Sound as it is made, then one Spoken.
+
+        Buffered means that nothing is sent before the end, so that a guard's end may be retried.
+        """
+        tally = Tally("speech", order.received_s, self.listeners)
+        ends: list[Spoken] = []
+        with tally:
+            for part in _budgeted(order.parts, ends):
+                may_retry = is_buffered and order.may_retry
+                async with aclosing(self._speak_part(part, may_retry=may_retry)) as sound:
+                    async for item in sound:
+                        if isinstance(item, Spoken):
+                            ends.append(item)
+                        else:
+                            tally.note_first()
+                            tally.audio_s += len(item) / SPEECH_RATE_HZ
+                            yield item
+        yield _join(ends, len(order.parts))
+
+    async def _speak_part(
+        self, request: SpeechRequest, *, may_retry: bool
+    ) -> AsyncGenerator[Pcm | Spoken]:
+        if may_retry:
+            sound = [item async for item in self._speak_once(request)]
+            if _should_retry(request, sound[-1]):
+                request = replace(request, seed=orders.shift_seed(request.seed, 1))
+                sound = [item async for item in self._speak_once(request)]
+            for item in sound:
+                yield item
+            return
+        async with aclosing(self._speak_once(request)) as items:
+            async for item in items:
+                yield item
+
+    async def _speak_once(self, request: SpeechRequest) -> AsyncGenerator[Pcm | Spoken]:
+        async with aclosing(self.backend.speak(request)) as items:
+            async for item in items:
+                if isinstance(item, SpeechEnd):
+                    yield Spoken(item.reason, request.seed, item.num_frames, item.num_prompt_tokens)
+                else:
+                    yield item
+
+    def _check_speech(self, user_id: int, form: SpeechForm, received_s: float) -> SpeechOrder:
+        text = orders.check_text(form.text, max_chars=self.settings.max_input_chars)
+        sampling = orders.check_sampling(form.sampling)
+        instructions = orders.check_instructions(form.instructions)
+        has_sample = form.audio_sample is not None
+        model = orders.choose_speech_model(
+            self.backend.models(), has_sample=has_sample, instructions=instructions
+        )
+        is_custom = model.kind is ModelKind.CUSTOM_VOICE
+        is_ignored = is_custom and instructions is not None and not model.takes_instructions
+        seed = form.sampling.seed
+        request = SpeechRequest(
+            kind=model.kind,
+            text=text,
+            seed=self._draw_seed() if seed is None else seed,
+            language=parse_language(form.language, model.languages),
+            speaker=orders.find_speaker(form.voice, model.speakers) if is_custom else None,
+            instructions=None if has_sample or is_ignored else instructions,
+            sampling=sampling,
+            max_frames=form.sampling.max_new_tokens,
+            owner=user_id,
+        )
+        return SpeechOrder(
+            parts=_split(request),
+            model=model,
+            may_retry=seed is None and sampling.temperature != 0,
+            num_chars=len(text),
+            received_s=received_s,
+            warnings=(IGNORED_INSTRUCTIONS,) if is_ignored else (),
+        )
+
+    async def _make_voice_prompt(self, sample: Upload, text: str | None) -> VoicePrompt:
+        text = orders.check_length((text or "").strip(), param="audio_sample_text") or None
+        samples = await self._decode(
+            sample,
+            param="audio_sample",
+            rate_hz=SPEECH_RATE_HZ,
+            max_seconds=self.settings.max_reference_s,
+        )
+        if len(samples) < MIN_AUDIO_S * SPEECH_RATE_HZ:
+            raise BadRequest(
+                f"audio_sample is shorter than {MIN_AUDIO_S} seconds.",
+                param="audio_sample",
+                code="invalid_audio",
+            )
+        key = await asyncio.to_thread(_fingerprint, samples, text)
+        prompt = self._prompts.pop(key, None) or await self.backend.make_voice_prompt(samples, text)
+        self._prompts[key] = prompt  # again the youngest
+        while len(self._prompts) > MAX_KEPT_PROMPTS:
+            del self._prompts[next(iter(self._prompts))]
+        return prompt
+
+    # Transcription
+
+    async def prepare_transcription(
+        self, user_id: int, form: TranscriptionForm
+    ) -> TranscriptionOrder:
+        """All checks that can fail before the first byte is sent; raises SpeechError."""
+        received_s = time.perf_counter()
+        model = orders.get_model(
+            self.backend.models(), ModelKind.ASR, purpose="Transcription needs an ASR model"
+        )
+        sampling = orders.check_sampling(form.sampling)
+        language = parse_language(form.language, model.languages)
+        context = _join_context(form.prompt, form.keywords)
+        samples = await self._decode(
+            form.audio,
+            param="file",
+            rate_hz=LISTEN_RATE_HZ,
+            max_seconds=self.settings.max_audio_s,
+        )
+        request = TranscriptionRequest(
+            samples=samples,
+            language=language,
+            context=context,
+            sampling=Sampling(sampling.temperature or 0.0, sampling.top_k, sampling.top_p),
+            seed=form.sampling.seed or 0,
+            max_new_tokens=form.sampling.max_new_tokens,
+            owner=user_id,
+        )
+        has_sound = await asyncio.to_thread(_has_sound, samples)
+        return TranscriptionOrder(
+            request=request, model=model, has_sound=has_sound, received_s=received_s
+        )
+
+    async def transcribe(self, order: TranscriptionOrder) -> AsyncGenerator[TextDelta | Transcript]:
+        """Text as it becomes final, then one Transcript."""
+        tally = Tally("transcription", order.received_s, self.listeners)
+        duration_s = len(order.request.samples) / LISTEN_RATE_HZ
+        transcript = _nothing_said(duration_s)
+        with tally:
+            tally.audio_s = duration_s
+            if order.has_sound:
+                async with aclosing(self.backend.transcribe(order.request)) as items:
+                    async for item in items:
+                        tally.note_first()
+                        if isinstance(item, Transcript):
+                            transcript = item
+                        else:
+                            yield item
+        yield transcript
+
+    async def _decode(self, upload: Upload, *, param: str, rate_hz: int, max_seconds: float) -> Pcm:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._decoders, _decode_upload, upload, param, rate_hz, max_seconds
+        )
+
+
+def _split(request: SpeechRequest) -> tuple[SpeechRequest, ...]:
+    """Long text as several requests, each with numbers of its own: seed, seed + 1 and so on."""
+    return tuple(
+        replace(request, text=part, seed=orders.shift_seed(request.seed, index))
+        for index, part in enumerate(split_text(request.text))
+    )
+
+
+def _budgeted(parts: tuple[SpeechRequest, ...], ends: list[Spoken]) -> Iterator[SpeechRequest]:
+    """The parts, as far as the frames asked for in all reach; `ends` grows as they are spoken."""
+    for part in parts:
+        if part.max_frames is None:
+            yield part
+            continue
+        num_left = part.max_frames - sum(end.num_frames for end in ends)
+        if num_left > 0:
+            yield replace(part, max_frames=num_left)
+
+
+def _join(ends: list[Spoken], num_parts: int) -> Spoken:
+    """One end for all parts: the first reason that is not an ordinary stop."""
+    reasons = [end.reason for end in ends if end.reason is not EndReason.STOP]
+    is_cut = len(ends) < num_parts
+    return Spoken(
+        reason=reasons[0] if reasons else EndReason.LENGTH if is_cut else EndReason.STOP,
+        seed=ends[0].seed,
+        num_frames=sum(end.num_frames for end in ends),
+        num_prompt_tokens=sum(end.num_prompt_tokens for end in ends),
+    )
+
+
+def _should_retry(request: SpeechRequest, end: Pcm | Spoken) -> bool:
+    """True for a guard's end, not for the length that the client itself asked for."""
+    if not isinstance(end, Spoken) or end.reason not in RETRIED:
+        return False
+    is_own_limit = request.max_frames is not None and end.num_frames >= request.max_frames
+    return not (end.reason is EndReason.LENGTH and is_own_limit)
+
+
+def _decode_upload(upload: Upload, param: str, rate_hz: int, max_seconds: float) -> Pcm:
+    source = orders.read_upload(upload, param=param)
+    return decode_audio(source, sample_rate_hz=rate_hz, max_seconds=max_seconds, param=param)
+
+
+def _fingerprint(samples: Pcm, text: str | None) -> bytes:
+    said = b"" if text is None else b"\0" + text.encode()
+    return hashlib.sha256(samples.tobytes() + said).digest()
+
+
+def _has_sound(samples: Pcm) -> bool:
+    if len(samples) < MIN_AUDIO_S * LISTEN_RATE_HZ:
+        return False
+    return bool(max(samples.max(), -samples.min()) > SILENCE)
+
+
+def _join_context(prompt: str, keywords: tuple[str, ...]) -> str:
+    context = "\n".join(filter(None, (prompt.strip(), ", ".join(keywords))))
+    return orders.check_length(context, param="prompt")
+
+
+def _nothing_said(duration_s: float) -> Transcript:
+    return Transcript(
+        text="",
+        language="",
+        duration_s=duration_s,
+        segments=(),
+        num_prompt_tokens=0,
+        num_output_tokens=0,
+        reason=EndReason.STOP,
+    )

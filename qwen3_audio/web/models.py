@@ -1,0 +1,124 @@
+"""The lists: what is loaded, and which voices it has."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from qwen3_audio.errors import NotFound
+from qwen3_audio.languages import OPENAI_VOICES
+from qwen3_audio.orders import find_model, spell_speakers
+from qwen3_audio.types import LISTEN_RATE_HZ, SPEECH_RATE_HZ, Backend, ModelInfo, ModelKind
+from qwen3_audio.web.auth import DiscoveringUserId
+from qwen3_audio.web.docs import ERRORS
+
+router = APIRouter(tags=["models"], responses=ERRORS)
+
+SPEECH_KINDS = (ModelKind.CUSTOM_VOICE, ModelKind.VOICE_DESIGN, ModelKind.BASE)
+
+
+@router.get("/v1/models")
+@router.get("/models", include_in_schema=False)
+async def list_models(request: Request, user_id: DiscoveringUserId) -> dict[str, Any]:
+    """The models by their general names, and by the names of their folders."""
+    return {"object": "list", "data": _models(request)}
+
+
+@router.get("/v1/models/{model_id:path}")
+@router.get("/models/{model_id:path}", include_in_schema=False)
+async def get_model(request: Request, model_id: str, user_id: DiscoveringUserId) -> dict[str, Any]:
+    for model in _models(request):
+        if model["id"] == model_id:
+            return model
+    raise NotFound(
+        "There is no such model here; GET /v1/models lists those there are.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+@router.get("/v1/audio/models")
+@router.get("/audio/models", include_in_schema=False)
+async def list_audio_models(request: Request, user_id: DiscoveringUserId) -> dict[str, Any]:
+    """The same list in the shape that voice pickers read."""
+    models = [{"id": model["id"], "name": model["id"]} for model in _models(request)]
+    return {"object": "list", "models": models}
+
+
+@router.get("/v1/audio/voices")
+@router.get("/audio/voices", include_in_schema=False)
+async def list_voices(request: Request, user_id: DiscoveringUserId) -> dict[str, Any]:
+    """The voices that a request may name; `?names_only=true` gives bare names under `voices`."""
+    created_at = request.app.state.started_at
+    voices = [_voice(name, text, created_at) for name, text in _voices(_backend(request))]
+    words = {request.query_params.get(name, "").lower() for name in ("names_only", "legacy")}
+    is_bare = bool(words & {"true", "1", "yes"})
+    return {
+        "object": "list",
+        "data": voices,
+        "voices": [voice["name"] for voice in voices] if is_bare else voices,
+        "uploaded_voices": [],
+        "has_more": False,
+    }
+
+
+def _backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.service.backend
+    return backend
+
+
+def _models(request: Request) -> list[dict[str, Any]]:
+    loaded = _backend(request).models()
+    speech = [model for model in loaded if model.kind in SPEECH_KINDS]
+    heard = [model for model in loaded if model.kind is ModelKind.ASR]
+    voices = [name for name, _ in _voices(_backend(request))]
+    named = [("qwen3-tts", speech[0])] if speech else []
+    named += [("qwen3-asr", heard[0])] if heard else []
+    named += [(model.name, model) for model in loaded]
+    return [_model(name, model, request.app.state.started_at, voices) for name, model in named]
+
+
+def _model(name: str, model: ModelInfo, created: int, voices: list[str]) -> dict[str, Any]:
+    is_asr = model.kind in (ModelKind.ASR, ModelKind.ALIGNER)
+    has_voices = name == "qwen3-tts" or model.kind is ModelKind.CUSTOM_VOICE
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "qwen",
+        "shutdown_date": None,
+        "task": "automatic-speech-recognition" if is_asr else "text-to-speech",
+        "kind": model.kind.value,
+        "loaded": True,
+        "sample_rate": LISTEN_RATE_HZ if is_asr else SPEECH_RATE_HZ,
+        "languages": list(model.languages),
+        "voices": [{"name": voice, "language": "auto"} for voice in voices] if has_voices else [],
+    }
+
+
+def _voices(backend: Backend) -> list[tuple[str, str]]:
+    """Name and description of every preset voice; none without a CustomVoice checkpoint."""
+    model = find_model(backend.models(), ModelKind.CUSTOM_VOICE)
+    if model is None or not model.speakers:
+        return []
+    speakers = spell_speakers(model.speakers)
+    own = [(name, f"The model's speaker {name}") for name in speakers]
+    meant = {
+        name: speaker if speaker in speakers else speakers[0]
+        for name, speaker in OPENAI_VOICES.items()
+        if name not in model.speakers
+    }
+    return own + [(name, f"OpenAI's name, spoken by {meant[name]}") for name in meant]
+
+
+def _voice(name: str, description: str, created_at: int) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "audio.voice",
+        "created_at": created_at,
+        "name": name,
+        "type": "preset",
+        "description": description,
+        "language": "auto",
+        "languages": [],
+        "preview_url": None,
+    }
