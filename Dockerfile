@@ -1,6 +1,12 @@
 # CPU image. Models are mounted or downloaded; see "Docker" in README.md.
 FROM python:3.12-slim
 
+# The kernels are compiled at the first start, for the processor that the container runs on.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /app
 
 # Dependencies first: this layer changes rarely. The CPU build of torch is far smaller.

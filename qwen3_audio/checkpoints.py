@@ -24,6 +24,14 @@ class Checkpoint:
     kind: ModelKind
     folder: Path
 
+    @property
+    def name(self) -> str:
+        """The folder's name; in the Hugging Face cache the last part of the id."""
+        folder = self.folder.resolve()
+        if folder.parent.name == "snapshots":  # models--owner--name/snapshots/commit
+            return folder.parent.parent.name.rpartition("--")[2]
+        return folder.name
+
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Raises StartError naming the file that is missing, cut off or not understood."""

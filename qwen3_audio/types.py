@@ -62,7 +62,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class VoicePrompt:
-    """What a Base checkpoint needs of a reference; the codes fit every size, the vector only its own."""
+    """A reference as a Base checkpoint takes it; codes fit every size, the vector only its own."""
 
     speaker_vector: Pcm  # [hidden size of the talker]
     codes: Codes | None = None  # None: speaker vector only
@@ -170,7 +170,7 @@ class Backend(Protocol):
         ...
 
     async def make_voice_prompt(self, samples: Pcm, text: str | None) -> VoicePrompt:
-        """From a reference at SPEECH_RATE_HZ; with a transcript it also holds the reference's codes."""
+        """From a reference at SPEECH_RATE_HZ; with its transcript also the reference's codes."""
         ...
 
     def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[TextDelta | Transcript]:

@@ -11,7 +11,8 @@ import torch
 
 from qwen3_audio import doctor
 from qwen3_audio.cli import build_parser, run
-from qwen3_audio.doctor import Finding, Level, allowed_cores, available_memory_bytes, examine
+from qwen3_audio.doctor import Finding, Level, examine
+from qwen3_audio.machine import allowed_cores, available_memory_bytes
 from qwen3_audio.settings import VARIABLES, Settings
 
 

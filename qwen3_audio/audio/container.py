@@ -5,6 +5,7 @@ Everything here that looks odd was needed: each defence has a test that fails, o
 
 import ctypes
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from typing import BinaryIO
 
@@ -105,10 +106,11 @@ class _NamelessFile:
 @cache
 def _limit_allocations() -> None:
     """For ffmpeg's libraries in the whole process: there is no narrower switch, nor one in PyAV."""
-    library = ctypes.CDLL(av._core.__file__)  # finds the functions of what it is linked to
-    library.av_max_alloc.argtypes = [ctypes.c_size_t]
-    library.av_max_alloc.restype = None
-    library.av_max_alloc(_MAX_ALLOCATION_BYTES)
+    library = ctypes.CDLL(av._core.__file__)  # shows the functions of what it is linked to
+    with suppress(AttributeError):  # not on Windows
+        library.av_max_alloc.argtypes = [ctypes.c_size_t]
+        library.av_max_alloc.restype = None
+        library.av_max_alloc(_MAX_ALLOCATION_BYTES)
 
 
 def _find_stream(container: InputContainer) -> av.AudioStream:

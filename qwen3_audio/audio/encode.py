@@ -37,7 +37,8 @@ class Encoder:
         is_whole: bool = False,
     ) -> None:
         row = get_format(name)
-        rate_hz = get_codec_rate_hz(row, output_rate_hz or sample_rate_hz)
+        wanted_rate_hz = sample_rate_hz if output_rate_hz is None else output_rate_hz
+        rate_hz = get_codec_rate_hz(row, wanted_rate_hz)
         self._stages = _build_stages(speed, sample_rate_hz, rate_hz)
         self._writer = _build_writer(row, rate_hz, is_whole)
         self._lock = Lock()

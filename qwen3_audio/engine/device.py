@@ -2,19 +2,17 @@
 
 import logging
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from qwen3_audio.errors import StartError
 from qwen3_audio.kernels.compiled import NoKernels
 from qwen3_audio.kernels.products import Kernels
+from qwen3_audio.machine import allowed_cores
 from qwen3_audio.settings import Settings
 
 log = logging.getLogger(__name__)
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "quota period" in microseconds, or "max period"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Device:
 
     @classmethod
     def _choose_cpu(cls, device: torch.device, settings: Settings) -> "Device":
-        torch.set_num_threads(min(torch.get_num_threads(), num_usable_cores()))
+        torch.set_num_threads(min(torch.get_num_threads(), math.ceil(allowed_cores())))
         wants_exact = settings.qwen_tts_dtype in ("float32", "float16")
         has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         dtype = torch.bfloat16 if has_bfloat16 and not wants_exact else torch.float32
@@ -69,14 +67,3 @@ def _open_kernels(settings: Settings) -> Kernels | None:
     except NoKernels as why:
         log.warning("No compiled kernels: %s. Everything works, slower", why)
         return None
-
-
-def num_usable_cores() -> int:
-    """Cores that this process may really use: its affinity, and its group's quota if it has one."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    num_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    try:
-        quota, period = CGROUP_QUOTA.read_text().split()
-        return max(1, min(num_cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max": no quota
-        return num_cores

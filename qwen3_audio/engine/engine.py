@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.sequence import Sequence
-from qwen3_audio.errors import EngineFailed, SpeechError
+from qwen3_audio.errors import EngineFailed, Overloaded, SpeechError
 from qwen3_audio.types import EndReason, ModelKind, RunnerStats
 
 T = TypeVar("T")
@@ -67,13 +67,14 @@ class Engine:
 
     # -- any thread ----------------------------------------------------------------------------
 
-    def submit(self, kind: ModelKind, seqs: list[Any]) -> None:
+    def submit(self, kind: ModelKind, seqs: list[Any], *, is_admitted: bool = False) -> None:
         """Put sequences in line together; if there is no room the first one emits Overloaded.
 
-        Raises EngineFailed once the engine is closed, as `call` does.
+        `is_admitted`: the rest of a request that was let in before, which is never refused.
+        Raises Overloaded once the engine is closed, as `call` does.
         """
         lane = self._lanes[kind]
-        self._order(lambda: self._add(lane, seqs))
+        self._order(lambda: self._add(lane, seqs, is_admitted))
 
     def cancel(self, kind: ModelKind, seqs: list[Any]) -> None:
         """Harmless for sequences that have ended."""
@@ -83,7 +84,7 @@ class Engine:
             for seq in seqs:
                 self._end(lane, seq, EndReason.CANCELLED)
 
-        with contextlib.suppress(EngineFailed):  # closing ends them too
+        with contextlib.suppress(Overloaded):  # closing ends them too
             self._order(command)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
@@ -114,7 +115,7 @@ class Engine:
     def _order(self, command: Callable[[], None]) -> None:
         with self._door:
             if self._is_closed:
-                raise EngineFailed("The server is shutting down")
+                raise _closed()
             self._inbox.put(command)
 
     # -- the engine thread ---------------------------------------------------------------------
@@ -126,8 +127,7 @@ class Engine:
                     self._step(lane)
         for lane in self._lanes.values():
             for seq in lane.runner.scheduler.everyone():
-                error = EngineFailed("The server is shutting down")
-                self._end(lane, seq, EndReason.CANCELLED, error)
+                self._end(lane, seq, EndReason.CANCELLED, _closed())
 
     def _read_inbox(self) -> bool:
         """Carry out all commands; sleep only when nobody runs. False: close."""
@@ -141,9 +141,9 @@ class Engine:
                 return False
             command()
 
-    def _add(self, lane: _Lane, seqs: list[Any]) -> None:
+    def _add(self, lane: _Lane, seqs: list[Any], is_admitted: bool) -> None:
         try:
-            lane.runner.scheduler.add(seqs)
+            lane.runner.scheduler.add(seqs, is_admitted=is_admitted)
         except SpeechError as error:
             seqs[0].emit(error)
 
@@ -175,6 +175,10 @@ class Engine:
             error = EngineFailed("The engine failed on this request; the server goes on")
             error.__cause__ = cause
             self._end(lane, seq, EndReason.FAILED, error)
+
+
+def _closed() -> Overloaded:
+    return Overloaded("The server is shutting down", code="shutting_down")
 
 
 def _stats(lane: _Lane) -> RunnerStats:

@@ -116,7 +116,7 @@ async def transcribe(
                     _sequences, model, recording, ids, sink, slice(1, None), item.language
                 )
                 seqs += later
-                engine.submit(ModelKind.ASR, later)
+                engine.submit(ModelKind.ASR, later, is_admitted=True)
             held_back += recording.take(item)
             if held_back and may_be_echo:
                 may_be_echo = could_be_context_echo(held_back, request.context)

@@ -1,6 +1,5 @@
 """Checkpoint folders → models and runners on a device, with memory planned once, at start."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from qwen3_audio.kernels.cpu_predictor import CpuCodePredictor
 from qwen3_audio.kernels.cpu_stack import CpuStack
 from qwen3_audio.kernels.int8_weights import Int8Weights, cache_path
 from qwen3_audio.kernels.products import Int8Linear, KernelLinear
+from qwen3_audio.machine import available_memory_bytes
 from qwen3_audio.models.asr import AsrConfig, AudioEncoder, original_name
 from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.models.codec_encoder import CodecEncoder
@@ -41,6 +41,7 @@ MAX_PREFILL_TOKENS = 2048  # prompt rows in one step, so that running requests g
 MAX_POSITIONS = 32_768  # of one request, whatever the checkpoint would allow
 SLOTS = {"cpu": 16, "cuda": 64}
 TYPICAL_POSITIONS = 1_024  # of one request: prompt and 60 s of speech
+UNKNOWN_MEMORY_BYTES = 4 << 30
 SHARE_OF_MEMORY = 0.25  # of what is free, for the keys and values of one checkpoint
 
 
@@ -78,7 +79,11 @@ def load_speech(
     codec = CodecDecoder.from_weights(codec_config, codec_weights, dtype=device.dtype)
     weights = Weights(folder, dtype=device.dtype, device=device.device, report=report)
     talker = _build(
-        lambda source: Talker(config, source, device.activations), weights, folder, settings, device
+        lambda source: Talker(config, source, device.activations),
+        weights,
+        checkpoint,
+        settings,
+        device,
     )
     decoder = _paged_decoder(talker.stack, settings, device, MAX_POSITIONS)
     predict = None
@@ -133,7 +138,7 @@ def _reference_encoders(
 def _speech_info(checkpoint: Checkpoint, config: TalkerConfig) -> ModelInfo:
     return ModelInfo(
         kind=checkpoint.kind,
-        name=checkpoint.folder.resolve().name,
+        name=checkpoint.name,
         languages=tuple(name.capitalize() for name in config.languages),
         speakers=tuple(config.speakers),
         takes_instructions=config.takes_instructions,
@@ -152,7 +157,11 @@ def load_listening(
     )
     embedding = weights["thinker.model.embed_tokens.weight"]
     stack, head = _build(
-        lambda source: _decoder_and_head(config, source, device), weights, folder, settings, device
+        lambda source: _decoder_and_head(config, source, device),
+        weights,
+        checkpoint,
+        settings,
+        device,
     )
     decoder = _paged_decoder(stack, settings, device, MAX_POSITIONS)
     tokenizer = TextTokenizer(folder)
@@ -169,7 +178,7 @@ def load_listening(
     )
     info = ModelInfo(
         kind=ModelKind.ASR,
-        name=folder.resolve().name,
+        name=checkpoint.name,
         languages=config.languages,
         max_prompt_tokens=decoder.pool.max_positions,
     )
@@ -195,14 +204,15 @@ def _kernel_linear(linear: Linear, device: Device) -> Linear:
 def _build(
     make: Callable[[Mapping[str, Tensor]], T],
     weights: Weights,
-    folder: Path,
+    checkpoint: Checkpoint,
     settings: Settings,
     device: Device,
 ) -> T:
     """Make a model of its weights, in int8 through a cache file if that is the precision."""
     if not device.is_int8 or device.kernels is None:
         return make(weights)
-    path = cache_path(settings.cache_dir, folder.resolve().name, weight_files(folder))
+    files = weight_files(checkpoint.folder)
+    path = cache_path(settings.cache_dir, checkpoint.name, files)
     small = Int8Weights(weights, device.kernels, path)
     if small.is_cached:
         return make(small)
@@ -243,7 +253,7 @@ def _position_bytes(config: StackConfig, dtype: torch.dtype) -> int:
 def free_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return available_memory_bytes() or UNKNOWN_MEMORY_BYTES
 
 
 def _scheduler(settings: Settings, decoder: PagedDecoder) -> Scheduler[Any]:

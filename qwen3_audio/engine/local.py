@@ -21,7 +21,7 @@ from qwen3_audio.engine.loading import (
 )
 from qwen3_audio.engine.sink import Sink
 from qwen3_audio.engine.tts import SpeechSequence
-from qwen3_audio.errors import BadRequest, NotLoaded, StartError
+from qwen3_audio.errors import BadRequest, NotLoaded
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import (
     ModelInfo,
@@ -141,7 +141,8 @@ def build_backend(
     models = {}
     for checkpoint in checkpoints:
         if checkpoint.kind not in LOADERS:
-            raise StartError(f"{checkpoint.kind} checkpoints are not served yet")
+            log.warning("%s is left out: no route uses a forced aligner yet", checkpoint.name)
+            continue
         models[checkpoint.kind] = LOADERS[checkpoint.kind](checkpoint, settings, device, report)
     listening = models.pop(ModelKind.ASR, None)
     return LocalBackend(models, listening, str(device))

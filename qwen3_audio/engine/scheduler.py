@@ -46,9 +46,10 @@ class Scheduler(Generic[S]):
     def is_idle(self) -> bool:
         return not self.running and not self._lines
 
-    def add(self, seqs: list[S]) -> None:
-        """Put a request's sequences in line, all or none."""
-        if self.num_waiting + len(seqs) > max(self.max_waiting, len(seqs)):
+    def add(self, seqs: list[S], *, is_admitted: bool = False) -> None:
+        """Put a request's sequences in line, all or none; what was let in goes on unasked."""
+        is_full = self.num_waiting + len(seqs) > max(self.max_waiting, len(seqs))
+        if is_full and not is_admitted:
             raise Overloaded(
                 f"The server is busy: {self.num_waiting} requests are already waiting. "
                 "Try again in a moment"

@@ -30,6 +30,7 @@ from qwen3_audio.types import EndReason, ModelKind, Sampling, SpeechEnd, SpeechR
 
 Predict = Callable[[Tensor, Tensor, Sampler], Tensor]
 MIN_FRAMES = 2  # the official generate() bans the end for the first two
+MIN_TEMPERATURE = 1e-5  # below it logits leave the range of float32; it is greedy long before
 CHUNK_FRAMES = (1, 2, 4, 8)  # sizes of the first pieces of sound; the last one stays
 
 
@@ -273,9 +274,10 @@ def resolve(
     sampling: Sampling, temperature: float, top_k: int, top_p: float
 ) -> tuple[float, int, float]:
     """A request's settings over the checkpoint's; top_k 0 becomes 'all'."""
+    heat = temperature if sampling.temperature is None else sampling.temperature
     chosen = top_k if sampling.top_k is None else sampling.top_k
     return (
-        temperature if sampling.temperature is None else sampling.temperature,
+        heat if heat >= MIN_TEMPERATURE else 0.0,
         chosen if chosen > 0 else 1 << 31,
         top_p if sampling.top_p is None else sampling.top_p,
     )

@@ -128,7 +128,8 @@ async def _handle_client_left(request: Request, error: Exception) -> Response:
 
 
 async def _handle_bug(request: Request, error: Exception) -> Response:
-    """For what nobody foresaw; the server's log has the trace, found by the request id."""
+    """For what nobody foresaw; the server logs the trace, right behind this line with the id."""
+    log.error("%s failed: %r", request.state.request_id, error)
     headers = NO_RETRY | {"x-request-id": request.state.request_id}
     message = f"The server made a mistake; its log tells more about {request.state.request_id}."
     return JSONResponse(build_body(message, INTERNAL), INTERNAL.status, headers)

@@ -26,8 +26,9 @@ async def list_models(request: Request, user_id: DiscoveringUserId) -> dict[str,
 @router.get("/v1/models/{model_id:path}")
 @router.get("/models/{model_id:path}", include_in_schema=False)
 async def get_model(request: Request, model_id: str, user_id: DiscoveringUserId) -> dict[str, Any]:
+    name = model_id.rpartition("/")[2]  # of a hub id: its folder is called by the last part
     for model in _models(request):
-        if model["id"] == model_id:
+        if model["id"] in (model_id, name):
             return model
     raise NotFound(
         "There is no such model here; GET /v1/models lists those there are.",

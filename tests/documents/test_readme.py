@@ -1,0 +1,65 @@
+"""Every code block of the README and of docs/api.md that can run here does run."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from code_blocks import ROOT, Block, read_blocks, run_text
+from live_process import LiveProcess
+from test_document_examples import START, by_name, check_sound
+
+README = read_blocks(ROOT / "README.md")
+API = read_blocks(ROOT / "docs/api.md")
+CURL = [block for block in (*README, *API) if block.text.startswith("curl ")]
+PYTHON = [block for block in README if block.language == "python"]
+COMMANDS = [block for block in README if re.match("uv run qwen3-audio say", block.text)]
+LINES_OF_DOCUMENTS = [block for block in README if block.text in {start.text for start in START}]
+NOT_RUN = {
+    "Start": "run by .ci/run",
+    "Start #2": "run by .ci/run, and it is what runs this",
+    "The parts": "a picture",
+    "Models": "a download",
+    "Models #2": "a download",
+    "Start with models #3": "run with the document that it is from",
+    "Preparing a reference": "the ffmpeg program",
+    "Docker": "Docker",
+    "Docker #2": "Docker with a GPU",
+}
+
+
+def test_every_block_of_the_readme_is_run_or_listed_as_not_run() -> None:
+    run = [block.name for block in (*CURL, *PYTHON, *COMMANDS, *LINES_OF_DOCUMENTS)]
+    listed = {*run, *NOT_RUN}
+    assert {block.name for block in README} <= listed
+    assert set(NOT_RUN) <= {block.name for block in README}
+    assert len(LINES_OF_DOCUMENTS) == 2
+
+
+@pytest.mark.curl
+@pytest.mark.parametrize("block", CURL, ids=by_name)
+def test_curl_lines_run(block: Block, live: LiveProcess, folder: Path) -> None:
+    answer = run_text(block.at(live.address), "bash", folder)
+    if block.output_name:
+        check_sound(folder / block.output_name)
+    elif "stream=true" in block.text:
+        events = [json.loads(line.removeprefix("data: ")) for line in answer.splitlines() if line]
+        assert events[-1]["type"] == "transcript.text.done"
+    elif "response_format=text" not in block.text:
+        assert "error" not in json.loads(answer)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=by_name)
+def test_python_lines_run(block: Block, live: LiveProcess, folder: Path) -> None:
+    run_text(block.at(live.address), "python", folder)
+    check_sound(folder / "speech.mp3")
+
+
+@pytest.mark.slow
+@pytest.mark.uv
+@pytest.mark.parametrize("block", COMMANDS, ids=by_name)
+def test_commands_run(block: Block, folder: Path, cache: Path) -> None:
+    said = run_text(block.text, "bash", folder, XDG_CACHE_HOME=str(cache), PORT="0")
+    check_sound(folder / "morning.wav")
+    assert said.startswith("morning.wav: ")
+    assert "It would start" in said
