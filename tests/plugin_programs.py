@@ -21,17 +21,22 @@ def has_node() -> bool:
     return bool(shutil.which("node") and shutil.which("npm"))
 
 
+def has_compiler() -> bool:
+    return any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+
+
 PROGRAMS: dict[str, tuple[Callable[[], bool], str]] = {
     "postgres": (has_postgres, "the PostgreSQL server"),
     "node": (has_node, "node and npm"),
     "clients": (has_node, "node and npm"),
     "curl": (lambda: shutil.which("curl") is not None, "curl"),
+    "compiler": (has_compiler, "a C compiler"),
     "uv": (lambda: shutil.which("uv") is not None, "uv"),
 }
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in ("curl", "uv"):
+    for marker in ("compiler", "curl", "uv"):
         config.addinivalue_line("markers", f"{marker}: runs the program {marker}")
 
 

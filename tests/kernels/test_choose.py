@@ -15,6 +15,9 @@ CPU = torch.device("cpu")
 Row = tuple[float, int, float]  # temperature, top_k, top_p
 
 
+pytestmark = pytest.mark.compiler
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Choose]:
     kernels = Kernels(tmp_path_factory.getbasetemp() / "kernels", 1)

@@ -33,6 +33,9 @@ CONFIG = StackConfig(
 DTYPES = [torch.float32, torch.bfloat16]
 
 
+pytestmark = pytest.mark.compiler
+
+
 @pytest.fixture(scope="module", params=[1, 3], ids=["one thread", "three threads"])
 def kernels(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

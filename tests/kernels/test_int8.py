@@ -17,6 +17,9 @@ from qwen3_audio.models.linear import load_linear
 NAMES = ["a.q_proj", "a.k_proj"]
 
 
+pytestmark = pytest.mark.compiler
+
+
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernels]:
     kernels = Kernels(tmp_path_factory.getbasetemp() / "kernels", 2)

@@ -31,7 +31,9 @@ SETTINGS = Settings.from_env({"MAX_RUNNING": "5"})
 IDS = itertools.count()
 
 
-@pytest.fixture(scope="module", params=["torch", "kernels"])
+@pytest.fixture(
+    scope="module", params=["torch", pytest.param("kernels", marks=pytest.mark.compiler)]
+)
 def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Device:
     cache = tmp_path_factory.getbasetemp() / "kernels"
     kernels = Kernels(cache, 1) if request.param == "kernels" else None
