@@ -173,6 +173,12 @@ def test_every_format_leaves_at_other_rates(name: str, rate_hz: int) -> None:
     assert strength(result, pitch_hz=220, rate_hz=24_000) == pytest.approx(0.3, rel=0.25)
 
 
+@pytest.mark.parametrize("rate_hz", [0, -1, 7_999, 48_001])
+def test_other_rates_are_refused_before_any_sound(rate_hz: int) -> None:
+    with pytest.raises(BadRequest, match="8000 to 48000"):
+        Encoder("wav", output_rate_hz=rate_hz)
+
+
 def test_speed_and_rate_change_together() -> None:
     data = encode_whole("wav", tone(24_000), speed=2.0, output_rate_hz=8_000)
     assert len(data) == 44 + 2 * 4_000
