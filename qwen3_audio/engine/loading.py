@@ -1,5 +1,6 @@
 """Checkpoint folders → models and runners on a device, with memory planned once, at start."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,18 @@ def _speech_info(checkpoint: Checkpoint, config: TalkerConfig) -> ModelInfo:
         speakers=tuple(config.speakers),
         takes_instructions=config.takes_instructions,
         max_prompt_tokens=min(config.stack.max_positions, MAX_POSITIONS),
+        fingerprint=_fingerprint(checkpoint, config) if checkpoint.kind is ModelKind.BASE else "",
     )
+
+
+def _fingerprint(checkpoint: Checkpoint, config: TalkerConfig) -> str:
+    """Of the speaker encoder and the shapes of prompts: one fits all checkpoints that share it."""
+    shapes = (config.stack.hidden_size, config.num_code_groups, config.codebook_size)
+    digest = hashlib.sha256(repr(shapes).encode())
+    weights = Weights(checkpoint.folder, dtype=torch.float32, device=torch.device("cpu"))
+    for name in sorted(name for name in weights if name.startswith("speaker_encoder.")):
+        digest.update(name.encode() + weights[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_listening(

@@ -26,7 +26,8 @@ typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
 enum { LANES = 16 };
 
 enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
-enum { ROW_BLOCK = 4, COLUMN_BLOCK = 4 };
+/* Weights stream from memory: AHEAD columns on, they are asked for (measured: 1.4 to 2 times). */
+enum { AHEAD = 8 };
 
 typedef struct {
     const void *data;    /* [out, in] */
@@ -171,6 +172,7 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
         for (; i + LANES <= half; i += LANES) {                                                    \
             Floats even[NC], odd[NC];                                                              \
             for (int c = 0; c < NC; c++) {                                                         \
+                __builtin_prefetch(w + (size_t)(c + AHEAD) * m->in + 2 * i);                       \
                 Words pairs = *(const Words *)(w + (size_t)c * m->in + 2 * i);                     \
                 even[c] = (Floats)(pairs << 16);                                                   \
                 odd[c] = (Floats)(pairs & 0xffff0000u);                                            \
@@ -206,7 +208,10 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
         int i = 0;                                                                                 \
         for (; i + 64 <= m->in; i += 64) {                                                         \
             __m512i wide[NC];                                                                      \
-            for (int c = 0; c < NC; c++) wide[c] = _mm512_loadu_si512(w + (size_t)c * m->in + i);  \
+            for (int c = 0; c < NC; c++) {                                                         \
+                __builtin_prefetch(w + (size_t)(c + AHEAD) * m->in + i);                           \
+                wide[c] = _mm512_loadu_si512(w + (size_t)c * m->in + i);                           \
+            }                                                                                      \
             for (int r = 0; r < NR; r++) {                                                         \
                 __m512i bytes = _mm512_loadu_si512(x->bytes + (size_t)(row + r) * m->in + i);      \
                 for (int c = 0; c < NC; c++)                                                       \
@@ -247,6 +252,7 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
         Floats sum[NR][NC] = {0};                                                                  \
         for (; i + LANES <= m->in; i += LANES)                                                     \
             for (int c = 0; c < NC; c++) {                                                         \
+                __builtin_prefetch(w + (size_t)(c + AHEAD) * m->in + i);                           \
                 Floats wide = *(const Floats *)(w + (size_t)c * m->in + i);                        \
                 for (int r = 0; r < NR; r++)                                                       \
                     sum[r][c] += wide * *(const Floats *)(x->rows + (size_t)(row + r) * m->in + i);\
@@ -260,7 +266,7 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
             }                                                                                      \
     }
 
-#define DEFINE_ALL(KIND) KIND(4, 4) KIND(4, 1) KIND(1, 4) KIND(1, 1)
+#define DEFINE_ALL(KIND) KIND(4, 4) KIND(4, 1) KIND(1, 8) KIND(1, 4) KIND(1, 1)
 DEFINE_ALL(DEFINE_BF16)
 DEFINE_ALL(DEFINE_INT8)
 DEFINE_ALL(DEFINE_FLOAT)
@@ -283,15 +289,17 @@ DEFINE_ALL(DEFINE_FLOAT)
 /* Columns [begin, end) for all rows; y's column 0 is first_column of the matrix. */
 static void multiply(const Matrix *m, const Rows *x, int begin, int end, float *y, int y_stride,
                      int first_column, int adds) {
-    int c = begin;
-    for (; c + COLUMN_BLOCK <= end; c += COLUMN_BLOCK) {
+    int c = begin, has_few_rows = x->num_rows < 4, block = has_few_rows ? 8 : 4;
+    for (; c + block <= end; c += block) {
         int r = 0;
-        while (r + ROW_BLOCK <= x->num_rows) DISPATCH(4, 4);
+        if (has_few_rows)
+            while (r < x->num_rows) DISPATCH(1, 8);
+        while (r + 4 <= x->num_rows) DISPATCH(4, 4);
         while (r < x->num_rows) DISPATCH(1, 4);
     }
     for (; c < end; c++) {
         int r = 0;
-        while (r + ROW_BLOCK <= x->num_rows) DISPATCH(4, 1);
+        while (r + 4 <= x->num_rows) DISPATCH(4, 1);
         while (r < x->num_rows) DISPATCH(1, 1);
     }
 }

@@ -158,11 +158,21 @@ def test_nothing_that_was_cut_off_is_ever_chosen(mixed: list[Row], seed: int) ->
         keys = draw_keys(torch.arange(len(mixed)) + seed, steps, 1)[:, 0]
         chosen = choose(logits, keys, RowSettings.build(mixed, 200, CPU))
         for at, row in enumerate(mixed):
-            greedy = row[0] == 0
-            allowed = slow_probabilities(logits[at], (1.0, 1, 1.0) if greedy else row)
+            if row[0] == 0:
+                assert int(chosen[at]) == int(logits[at].argmax())
+                continue
             # float32 may put the edge of top-p one id further than float64 does.
             is_edge = row[2] < 1 and abs(row[2] - _mass(logits[at], row)) < 1e-5
-            assert allowed[int(chosen[at])] > 0 or is_edge
+            assert slow_probabilities(logits[at], row)[int(chosen[at])] > 0 or is_edge
+
+
+def test_every_id_up_to_top_k_is_chosen_in_a_mixed_batch_and_none_beyond() -> None:
+    mixed = [(1.0, 3, 1.0), (1.0, 10, 1.0), (1.0, 1, 1.0), (1.0, 0, 1.0)] * 500
+    logits = torch.linspace(1.0, 0.0, 40).expand(len(mixed), -1)
+    keys = draw_keys(torch.arange(len(mixed)), torch.zeros(len(mixed), dtype=torch.int64), 1)
+    chosen = choose(logits, keys[:, 0], RowSettings.build(mixed, 40, CPU)).view(-1, 4)
+    for column, top_k in enumerate((3, 10, 1, 40)):
+        assert set(chosen[:, column].tolist()) == set(range(top_k))
 
 
 def _mass(logits: Tensor, row: Row) -> float:
