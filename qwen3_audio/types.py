@@ -49,6 +49,7 @@ class ModelInfo:
     speakers: tuple[str, ...] = ()  # the checkpoint's own names, lower case
     takes_instructions: bool = False
     max_prompt_tokens: int = 0
+    fingerprint: str = ""  # Base: of what turns a reference into a voice prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class TranscriptionRequest:
     context: str = ""
     sampling: Sampling = Sampling(temperature=0.0)
     seed: int = 0
-    max_new_tokens: int | None = None  # for the whole request; may lower the limit, never raise it
+    max_new_tokens: int | None = None  # of each piece of a long recording; may only lower the limit
     owner: int = 1
 
 

@@ -56,8 +56,8 @@ class _Piece:
 class _Recording:
     """The pieces of one request and how far their text has been passed on."""
 
-    def __init__(self, request: TranscriptionRequest, cuts: list[int]) -> None:
-        self.request = request
+    def __init__(self, request: TranscriptionRequest, cuts: list[int], request_id: int) -> None:
+        self.request, self.request_id = request, request_id
         starts = [0, *cuts]
         parts = np.split(request.samples, cuts)
         self.pieces = [_Piece(start, part) for start, part in zip(starts, parts, strict=True)]
@@ -102,7 +102,7 @@ async def transcribe(
 ) -> AsyncGenerator[TextDelta | Transcript]:
     """Deltas in order, then the Transcript; cancels what is left when closed early."""
     cuts = await asyncio.to_thread(cut_points, request.samples)
-    recording = _Recording(request, cuts)
+    recording = _Recording(request, cuts, next(ids))
     sink = Sink()
     first = slice(0, 1) if request.language is None else slice(None)
     seqs = await asyncio.to_thread(_sequences, model, recording, ids, sink, first)
@@ -168,21 +168,18 @@ def _sequences(
     request = recording.request
     language = request.language or heard_language or None
     indexes = range(len(recording.pieces))[which]
-    return [
-        _sequence(model, request, next(ids), index, recording.pieces[index], language, sink)
-        for index in indexes
-    ]
+    return [_sequence(model, recording, next(ids), index, language, sink) for index in indexes]
 
 
 def _sequence(
     model: ListeningModel,
-    request: TranscriptionRequest,
+    recording: _Recording,
     seq_id: int,
     index: int,
-    piece: _Piece,
     language: str | None,
     sink: Sink,
 ) -> AsrSequence:
+    request, piece = recording.request, recording.pieces[index]
     num_sound = num_audio_tokens(len(piece.samples) // HOP)
     prompt = build_prompt(model.tokenizer, num_sound, context=request.context, language=language)
     room = model.runner.decoder.pool.max_positions - len(prompt.ids)
@@ -196,6 +193,7 @@ def _sequence(
     max_tokens = min(limit, request.max_new_tokens or limit)
     return AsrSequence(
         seq_id=seq_id,
+        request_id=recording.request_id,
         owner=request.owner,
         num_prompt_tokens=len(prompt.ids),
         num_reserved_positions=len(prompt.ids) + max_tokens,

@@ -43,9 +43,10 @@ class LocalBackend:
     """Implements types.Backend. Everything that computes runs on the engine's thread."""
 
     def __init__(
-        self, speech: dict[ModelKind, SpeechModel], listening: ListeningModel | None, where: str
+        self, speech: dict[ModelKind, SpeechModel], listening: ListeningModel | None, device: Device
     ) -> None:
-        self.where = where  # device and precision, for people
+        self.where = str(device)  # with the precision, for people
+        self._device = device
         self._speech, self._listening = speech, listening
         self._ids = itertools.count()
         runners = [model.runner for model in speech.values()]
@@ -89,6 +90,8 @@ class LocalBackend:
 
     async def close(self) -> None:
         await self._engine.close()
+        if self._device.kernels is not None:
+            self._device.kernels.close()
 
     def _prepare(self, model: SpeechModel, request: SpeechRequest, sink: Sink) -> SpeechSequence:
         """Tokenise and lay out; runs on a worker thread."""
@@ -145,4 +148,4 @@ def build_backend(
             continue
         models[checkpoint.kind] = LOADERS[checkpoint.kind](checkpoint, settings, device, report)
     listening = models.pop(ModelKind.ASR, None)
-    return LocalBackend(models, listening, str(device))
+    return LocalBackend(models, listening, device)

@@ -27,7 +27,11 @@ class Plan(Generic[S]):
 
 
 class Scheduler(Generic[S]):
-    """Bounded waiting lines, one an owner; the owner with the fewest running goes first."""
+    """Waiting lines, one a request, of which there may be so many.
+
+    The owner with the fewest running goes first, of an owner's requests the one with the fewest
+    running: a long recording in many pieces keeps nobody waiting.
+    """
 
     def __init__(
         self, *, num_slots: int, max_prefill_tokens: int, max_waiting: int, memory: Reservations
@@ -38,9 +42,14 @@ class Scheduler(Generic[S]):
         self.memory = memory
         self.free_slots = list(reversed(range(num_slots)))
         self.running: dict[int, S] = {}
-        self.num_waiting = 0  # counted, because other threads read it while the lines change
         self._lines: dict[int, deque[S]] = {}
-        self._num_running_of: Counter[int] = Counter()
+        self._num_running_of_owner: Counter[int] = Counter()
+        self._num_running_of_line: Counter[int] = Counter()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests with something in line."""
+        return len(self._lines)
 
     @property
     def is_idle(self) -> bool:
@@ -48,15 +57,15 @@ class Scheduler(Generic[S]):
 
     def add(self, seqs: list[S], *, is_admitted: bool = False) -> None:
         """Put a request's sequences in line, all or none; what was let in goes on unasked."""
-        is_full = self.num_waiting + len(seqs) > max(self.max_waiting, len(seqs))
+        num_new = len({seq.line_id for seq in seqs} - self._lines.keys())
+        is_full = self.num_waiting + num_new > max(self.max_waiting, num_new)
         if is_full and not is_admitted:
             raise Overloaded(
                 f"The server is busy: {self.num_waiting} requests are already waiting. "
                 "Try again in a moment"
             )
         for seq in seqs:
-            self._lines.setdefault(seq.owner, deque()).append(seq)
-        self.num_waiting += len(seqs)
+            self._lines.setdefault(seq.line_id, deque()).append(seq)
 
     def plan(self) -> Plan[S]:
         decode = list(self.running.values())
@@ -78,13 +87,13 @@ class Scheduler(Generic[S]):
         """Forget a sequence wherever it is; False if it has already left."""
         if self.running.pop(seq.seq_id, None) is not None:
             self.free_slots.append(seq.slot)
-            self._num_running_of[seq.owner] -= 1
+            self._count(seq, -1)
             return True
-        line = self._lines.get(seq.owner)
+        line = self._lines.get(seq.line_id)
         if line is None or seq not in line:
             return False
         line.remove(seq)
-        self._leave_line(seq.owner)
+        self._close_if_empty(seq.line_id)
         return True
 
     def everyone(self) -> list[S]:
@@ -92,17 +101,28 @@ class Scheduler(Generic[S]):
 
     def _next_in_line(self) -> S:
         heads = (line[0] for line in self._lines.values())
-        return min(heads, key=lambda seq: (self._num_running_of[seq.owner], seq.seq_id))
+        return min(heads, key=self._rank)
+
+    def _rank(self, seq: S) -> tuple[int, int, int]:
+        of_owner, of_line = self._num_running_of_owner, self._num_running_of_line
+        return of_owner[seq.owner], of_line[seq.line_id], seq.seq_id
 
     def _start(self, seq: S) -> None:
-        self._lines[seq.owner].popleft()
-        self._leave_line(seq.owner)
+        self._lines[seq.line_id].popleft()
+        self._close_if_empty(seq.line_id)
         self.memory.reserve(seq.num_reserved_positions)
         seq.slot = self.free_slots.pop()
         self.running[seq.seq_id] = seq
-        self._num_running_of[seq.owner] += 1
+        self._count(seq, 1)
 
-    def _leave_line(self, owner: int) -> None:
-        self.num_waiting -= 1
-        if not self._lines[owner]:
-            del self._lines[owner]
+    def _count(self, seq: S, change: int) -> None:
+        """Counters without a zero entry for everyone who was ever here."""
+        counts = (self._num_running_of_owner, seq.owner), (self._num_running_of_line, seq.line_id)
+        for counter, key in counts:
+            counter[key] += change
+            if not counter[key]:
+                del counter[key]
+
+    def _close_if_empty(self, line_id: int) -> None:
+        if not self._lines[line_id]:
+            del self._lines[line_id]

@@ -27,7 +27,10 @@ class Kernels:
         self.pool = self.library.pool_open(num_threads)
 
     def close(self) -> None:
-        self.library.pool_close(self.pool)
+        """End the threads; nothing may be computed after it. Harmless the second time."""
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            self.library.pool_close(pool)
 
     def multiply(self, matrix: compiled.Matrix, x: Tensor) -> Tensor:
         """x float32 [R, in] → float32 [R, out]."""

@@ -119,6 +119,19 @@ static inline Floats exponential(Floats x) {
     return p * (Floats)((n + 127) << 23);
 }
 
+static float largest_size(const float *x, int size) {
+    Floats peaks = {0};
+    int i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        Floats sizes = (Floats)(*(const Ints *)(x + i) & 0x7fffffff);
+        peaks = pick(sizes > peaks, sizes, peaks);
+    }
+    float peak = 0;
+    for (int j = 0; j < LANES; j++) peak = peaks[j] > peak ? peaks[j] : peak;
+    for (; i < size; i++) peak = fabsf(x[i]) > peak ? fabsf(x[i]) : peak;
+    return peak;
+}
+
 static void normalise(const float *x, const float *weight, float *y, int size, float epsilon) {
     float sum = dot(x, x, size);
     float scale = 1.0f / sqrtf(sum / (float)size + epsilon);
@@ -148,11 +161,7 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
                 odd[i] = row[2 * i + 1];
             }
         } else if (type == INT8) {
-            float peak = 0;
-            for (int i = 0; i < in; i++) {
-                float size = fabsf(row[i]);
-                peak = size > peak ? size : peak;
-            }
+            float peak = largest_size(row, in);
             float scale = peak > 0 ? peak / 127.0f : 1.0f, inverse = 1.0f / scale;
             uint8_t *bytes = rows->bytes + (size_t)r * in;
             for (int i = 0; i < in; i++) bytes[i] = (uint8_t)(int)(rintf(row[i] * inverse) + 128.0f);

@@ -22,10 +22,16 @@ def make(
 
 
 def seq(
-    seq_id: int, *, owner: int = 1, num_prompt_tokens: int = 10, num_pages: int = 1
+    seq_id: int,
+    *,
+    owner: int = 1,
+    num_prompt_tokens: int = 10,
+    num_pages: int = 1,
+    request_id: int | None = None,
 ) -> Sequence:
     return Sequence(
         seq_id=seq_id,
+        request_id=request_id,
         owner=owner,
         num_prompt_tokens=num_prompt_tokens,
         num_reserved_positions=num_pages * PAGE_POSITIONS,
@@ -85,6 +91,28 @@ def test_a_request_longer_than_the_line_goes_when_nobody_waits() -> None:
     scheduler = make(max_waiting=2)
     scheduler.add([seq(i) for i in range(5)])
     assert scheduler.num_waiting == 5
+
+
+def test_the_pieces_of_a_request_count_as_one_in_the_line() -> None:
+    scheduler = make(num_slots=1, max_waiting=2)
+    pieces = [seq(i, request_id=100) for i in range(50)]
+    scheduler.add(pieces)
+    assert scheduler.num_waiting == 1
+    scheduler.add([seq(50)])
+    with pytest.raises(Overloaded, match="2 requests"):
+        scheduler.add([seq(51)])
+
+
+def test_a_request_of_many_pieces_lets_others_of_its_owner_in_between() -> None:
+    scheduler = make(num_slots=2)
+    pieces = [seq(i, request_id=100) for i in range(10)]
+    scheduler.add(pieces)
+    assert ids(scheduler.plan())[0] == [0, 1]
+    scheduler.add([seq(50)])
+    scheduler.remove(pieces[0])
+    assert ids(scheduler.plan())[0] == [50]
+    scheduler.remove(pieces[1])
+    assert ids(scheduler.plan())[0] == [2]
 
 
 def test_the_rest_of_a_request_that_was_let_in_is_never_refused() -> None:
