@@ -33,7 +33,7 @@ def transcribe(recording: Path) -> str:
                 continue
             event = json.loads(line.removeprefix(b"data: "))
             if event.get("type") == "transcript.text.delta":
-                print(f"{recording.name} … {event['delta']}", flush=True)
+                sys.stdout.write(f"{recording.name} … {event['delta']}\n")  # whole, from any thread
             if event.get("type") == "transcript.text.done":
                 return str(event["text"])
             if "error" in event:

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import ExitStack, closing
 from typing import Any
 
-from qwen3_audio.assembly import build_app, choose_checkpoints, load_backend
+from qwen3_audio.assembly import build_app, choose_checkpoints, load_backend, open_server_store
 from qwen3_audio.errors import StartError
 from qwen3_audio.settings import Settings
 
@@ -41,10 +42,13 @@ def build() -> App:
     """The application that the environment describes; raises StartError."""
     settings = Settings.from_env()
     checkpoints = choose_checkpoints(settings, [], is_demo=False)
-    backend = load_backend(checkpoints, settings)
+    with ExitStack() as until_served:
+        store = until_served.enter_context(closing(open_server_store(settings)))
+        backend = load_backend(checkpoints, settings)
+        until_served.pop_all()
     what = ", ".join(f"{c.kind} from {c.folder}" for c in checkpoints)
     log.info("Ready: %s on %s", what, backend.where)
-    return build_app(backend, settings)
+    return build_app(backend, settings, store=store)
 
 
 app = LateApp(build)

@@ -8,8 +8,9 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from qwen3_audio import __version__
@@ -22,6 +23,8 @@ COMMANDS = {
     "download": "fetch checkpoints into MODELS_DIR",
     "doctor": "say what would be loaded, where it would run and what is missing",
     "make-tiny": "write tiny random checkpoints, one of each kind, for tests",
+    "admin": "users, invites, keys and limits, as the routes under /admin",
+    "db": "bring the database to this version, check it, copy it",
 }
 
 
@@ -31,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.exit(run(arguments))
 
 
@@ -76,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
     make_tiny = commands["make-tiny"]
     make_tiny.add_argument("folder", type=Path, help="a new or empty folder")
     make_tiny.add_argument("--seed", type=int, default=0, help="other weights (default 0)")
+    _add_admin(commands["admin"])
+    _add_db(commands["db"])
     return parser
 
 
@@ -122,3 +128,75 @@ def _add_transcribe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", help="names and words that may occur")
     parser.add_argument("--format", default="text", choices=("text", "json", "srt", "vtt"))
     _add_models(parser)
+
+
+def _add_admin(parser: argparse.ArgumentParser) -> None:
+    topics = parser.add_subparsers(dest="topic", required=True, metavar="TOPIC")
+    users = _add_actions(
+        topics.add_parser("users", help="who has access"),
+        without_user={"add": "a new user", "list": "all users, oldest first"},
+        with_user={
+            "show": "one user",
+            "change": "name and limits; what is not named stays",
+            "disable": "refuse the user's keys and invites from now on",
+            "enable": "accept them again",
+            "delete": "remove the user and everything that is theirs",
+            "usage": "what the user used",
+        },
+    )
+    for name in ("add", "change"):
+        users[name].add_argument("--name", help="to tell users apart")
+        for limit in ("max-tokens-per-day", "max-requests-per-minute", "max-requests-at-once"):
+            users[name].add_argument(f"--{limit}", metavar="N", help="a number, or unlimited")
+    invites = _add_actions(
+        topics.add_parser("invites", help="codes that users exchange for a key"),
+        with_user={
+            "add": "a new code",
+            "list": "newest first, used and revoked ones too",
+            "revoke": "refuse a code from now on",
+        },
+    )
+    invites["add"].add_argument("--expires-hours", type=int, default=24, help="default 24")
+    invites["revoke"].add_argument("invite", type=int, metavar="INVITE", help="its number")
+    keys = _add_actions(
+        topics.add_parser("keys", help="API keys; the keys themselves are not kept"),
+        with_user={
+            "list": "newest first, revoked ones too",
+            "revoke": "refuse a key from now on",
+        },
+    )
+    keys["revoke"].add_argument("key", type=int, metavar="KEY", help="its number")
+    users["list"].add_argument("--after", type=int, default=0, help="go on behind this user")
+    for listing in (invites["list"], keys["list"]):
+        listing.add_argument("--before", type=int, help="go on below this number")
+    for listing in (users["list"], invites["list"], keys["list"]):
+        listing.add_argument("--limit", type=int, default=100, help="how many (default 100)")
+
+
+def _add_actions(
+    parser: argparse.ArgumentParser,
+    *,
+    with_user: Mapping[str, str],
+    without_user: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, argparse.ArgumentParser]:
+    subparsers = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = {
+        name: subparsers.add_parser(name, help=summary, description=summary)
+        for name, summary in {**without_user, **with_user}.items()
+    }
+    for name in with_user:
+        actions[name].add_argument("user", type=int, metavar="USER", help="the user's number")
+    return actions
+
+
+def _add_db(parser: argparse.ArgumentParser) -> None:
+    actions = _add_actions(
+        parser,
+        with_user={},
+        without_user={
+            "upgrade": "make the database, or bring it to this program's version",
+            "check": "look whether it is sound and every file is there",
+            "backup": "copy a SQLite database that may be in use",
+        },
+    )
+    actions["backup"].add_argument("file", type=Path, help="the copy; must not exist yet")

@@ -218,6 +218,7 @@ def _model(kind: ModelKind, speakers: tuple[str, ...], takes_instructions: bool)
         speakers=speakers if is_custom else (),
         takes_instructions=takes_instructions if is_custom else kind is ModelKind.VOICE_DESIGN,
         max_prompt_tokens=32_768,
+        fingerprint="fake" if kind is ModelKind.BASE else "",
     )
 
 

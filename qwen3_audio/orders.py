@@ -8,16 +8,20 @@ import binascii
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from qwen3_audio.errors import BadRequest, NotLoaded
 from qwen3_audio.languages import OPENAI_VOICES, SPEAKERS
+from qwen3_audio.sentences import split_text
 from qwen3_audio.types import (
+    LISTEN_RATE_HZ,
+    EndReason,
     ModelInfo,
     ModelKind,
     Sampling,
     SpeechRequest,
+    Transcript,
     TranscriptionRequest,
 )
 
@@ -27,6 +31,7 @@ MAX_CONTEXT_CHARS = 10_000
 MAX_TEMPERATURE = 2
 MAX_COUNT = 2**31 - 1
 DEFAULT_VOICE = "alloy"
+STORED_NEEDS = "a voice of the library needs a Base model"
 VARIABLES = {
     ModelKind.CUSTOM_VOICE: "TTS_CUSTOMVOICE_MODEL_PATH",
     ModelKind.VOICE_DESIGN: "TTS_VOICEDESIGN_MODEL_PATH",
@@ -79,6 +84,8 @@ class SpeechOrder:
     num_chars: int
     received_s: float
     warnings: tuple[str, ...] = ()
+    voice_id: int | None = None  # of a stored voice
+    voice_owner_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +95,29 @@ class TranscriptionOrder:
     has_sound: bool  # False: too short or digitally silent, so there is nothing to recognise
     received_s: float
 
+    @property
+    def duration_s(self) -> float:
+        return len(self.request.samples) / LISTEN_RATE_HZ
 
-def check_text(text: str, *, max_chars: int) -> str:
+    def nothing_said(self) -> Transcript:
+        """The transcript of a recording without speech."""
+        return Transcript(
+            text="",
+            language="",
+            duration_s=self.duration_s,
+            segments=(),
+            num_prompt_tokens=0,
+            num_output_tokens=0,
+            reason=EndReason.STOP,
+        )
+
+
+def check_text(text: str, *, max_chars: int, param: str = "input") -> str:
     """The text without outer white space."""
     text = text.strip()
     if not text:
-        raise BadRequest("The input is empty.", param="input", code="invalid_value")
-    return check_length(text, param="input", max_chars=max_chars)
+        raise BadRequest(f"The {param} is empty.", param=param, code="invalid_value")
+    return check_length(text, param=param, max_chars=max_chars)
 
 
 def check_length(text: str, *, param: str, max_chars: int = MAX_CONTEXT_CHARS) -> str:
@@ -112,6 +135,11 @@ def check_instructions(text: str | None) -> str | None:
     if text in ("", "None"):  # a client that formats a missing value sends "None"
         return None
     return check_length(text, param="instructions")
+
+
+def join_context(prompt: str, keywords: tuple[str, ...]) -> str:
+    context = "\n".join(filter(None, (prompt.strip(), ", ".join(keywords))))
+    return check_length(context, param="prompt")
 
 
 def check_sampling(form: SamplingForm) -> Sampling:
@@ -155,11 +183,19 @@ def get_model(models: Iterable[ModelInfo], kind: ModelKind, *, purpose: str) -> 
 
 
 def choose_speech_model(
-    models: list[ModelInfo], *, has_sample: bool, instructions: str | None
+    models: list[ModelInfo],
+    *,
+    has_sample: bool,
+    instructions: str | None,
+    has_stored_voice: bool = False,
 ) -> ModelInfo:
-    """Base for a sample, else CustomVoice; VoiceDesign where it alone can follow instructions."""
+    """Base for a sample or a stored voice, else CustomVoice; VoiceDesign where it alone can
+    follow instructions.
+    """
     if has_sample:
         return get_model(models, ModelKind.BASE, purpose="audio_sample needs a Base model")
+    if has_stored_voice:
+        return get_model(models, ModelKind.BASE, purpose=STORED_NEEDS)
     design = find_model(models, ModelKind.VOICE_DESIGN)
     if design and instructions and not find_model(models, ModelKind.CUSTOM_VOICE):
         return design
@@ -190,6 +226,14 @@ def spell_speakers(speakers: Iterable[str]) -> list[str]:
     """The speakers of a checkpoint as the documents spell them, where they know them."""
     documented = {speaker.lower(): speaker for speaker in SPEAKERS}
     return [documented.get(speaker.lower(), speaker) for speaker in speakers]
+
+
+def split_request(request: SpeechRequest) -> tuple[SpeechRequest, ...]:
+    """Long text as several requests, each with numbers of its own: seed, seed + 1 and so on."""
+    return tuple(
+        replace(request, text=part, seed=shift_seed(request.seed, index))
+        for index, part in enumerate(split_text(request.text))
+    )
 
 
 def read_upload(upload: Upload, *, param: str) -> bytes | BinaryIO:

@@ -24,6 +24,13 @@ class Ended:
 Listener = Callable[[Ended], None]
 
 
+def outcome_of(error: type[BaseException] | None) -> Outcome:
+    """What it means that work was left by this error, or by none."""
+    if error in (GeneratorExit, asyncio.CancelledError):
+        return "cancelled"
+    return "done" if error is None else "failed"
+
+
 class Tally:
     """Watches one order and tells the listeners, once, how it ended."""
 
@@ -39,9 +46,7 @@ class Tally:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Nothing is awaited here: after a disconnect, any await would be cancelled again.
-        outcome: Outcome = "done" if kind is None else "failed"
-        if kind in (GeneratorExit, asyncio.CancelledError):
-            outcome = "cancelled"
+        outcome = outcome_of(kind)
         total_s = time.perf_counter() - self._received_s
         ended = Ended(self._work, outcome, self._first_s, total_s, self.audio_s)
         for listener in self._listeners:

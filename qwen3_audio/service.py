@@ -7,9 +7,11 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from qwen3_audio import orders
 from qwen3_audio.audio.decode import decode_audio
+from qwen3_audio.books import Books, Entry
 from qwen3_audio.errors import BadRequest
 from qwen3_audio.languages import parse_language
 from qwen3_audio.orders import (
@@ -20,8 +22,9 @@ from qwen3_audio.orders import (
     Upload,
 )
 from qwen3_audio.outcomes import Listener, Tally
-from qwen3_audio.sentences import split_text
 from qwen3_audio.settings import Settings
+from qwen3_audio.store.opening import Store
+from qwen3_audio.stored_voices import StoredVoice, StoredVoices
 from qwen3_audio.types import (
     LISTEN_RATE_HZ,
     SPEECH_RATE_HZ,
@@ -43,6 +46,7 @@ MAX_KEPT_PROMPTS = 64
 NUM_DECODERS = 4
 SILENCE = 0.5 / 32_768  # less than half a step of 16-bit sound is digital silence
 RETRIED = {EndReason.LOOP, EndReason.SILENCE, EndReason.LENGTH}
+T = TypeVar("T")
 IGNORED_INSTRUCTIONS = "instructions were left out: the loaded CustomVoice model does not use them"
 
 
@@ -64,13 +68,17 @@ class SpeechService:
         backend: Backend,
         settings: Settings,
         *,
+        store: Store | None = None,  # None: nothing is booked, and there are no accounts
         draw_seed: Callable[[], int] = orders.draw_seed,
     ) -> None:
         self.backend = backend
         self.settings = settings
+        self.store = store
+        self.books = Books(store)
+        self.voices = None if store is None else StoredVoices(store, backend)
         self.is_closing = False
         self.listeners: list[Listener] = []
-        self._draw_seed = draw_seed
+        self.draw_seed = draw_seed
         self._prompts: dict[bytes, VoicePrompt] = {}  # of samples heard before, the youngest last
         # Its own threads, so that long uploads can't hold up the encoders of running streams.
         self._decoders = ThreadPoolExecutor(NUM_DECODERS, thread_name_prefix="decode")
@@ -79,6 +87,7 @@ class SpeechService:
         self.is_closing = True
         await self.backend.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
+        await self.books.close()
 
     def unready_reasons(self) -> list[str]:
         """Why no request can be served now; empty when one can."""
@@ -90,22 +99,37 @@ class SpeechService:
     async def prepare_speech(self, user_id: int, form: SpeechForm) -> SpeechOrder:
         """All checks that can fail before the first byte is sent; raises SpeechError."""
         received_s = time.perf_counter()
-        order = await asyncio.to_thread(self._check_speech, user_id, form, received_s)
-        if form.audio_sample is None:
+        order, stored = await asyncio.to_thread(self._check_speech, user_id, form, received_s)
+        if form.audio_sample is not None:
+            prompt = await self._make_voice_prompt(form.audio_sample, form.audio_sample_text)
+        elif stored is not None and self.voices is not None:
+            prompt = await self.voices.load_prompt(stored)
+        else:
             return order
-        prompt = await self._make_voice_prompt(form.audio_sample, form.audio_sample_text)
         parts = tuple(replace(part, voice_prompt=prompt) for part in order.parts)
         return replace(order, parts=parts)
 
     async def speak(
-        self, order: SpeechOrder, *, is_buffered: bool = False
+        self, order: SpeechOrder, *, is_buffered: bool = False, entry: Entry | None = None
     ) -> AsyncGenerator[Pcm | Spoken]:
-        """Sound as it is made, then one Spoken.
+        """Sound as it is made, then one Spoken; by then it is in the books as done.
 
         Buffered means that nothing is sent before the end, so that a guard's end may be retried.
         """
-        tally = Tally("speech", order.received_s, self.listeners)
         ends: list[Spoken] = []
+        made = self._speak_parts(order, ends, is_buffered=is_buffered)
+        async with entry or Entry() as booked, aclosing(made) as sound:
+            async for pcm in sound:
+                booked.note(len(pcm) / SPEECH_RATE_HZ, is_sent=not is_buffered)
+                yield pcm
+            spoken = _join(ends, len(order.parts))
+            await booked.finish(finish_reason=spoken.reason, seed=spoken.seed)
+        yield spoken
+
+    async def _speak_parts(
+        self, order: SpeechOrder, ends: list[Spoken], *, is_buffered: bool
+    ) -> AsyncGenerator[Pcm]:
+        tally = Tally("speech", order.received_s, self.listeners)
         with tally:
             for part in _budgeted(order.parts, ends):
                 may_retry = is_buffered and order.may_retry
@@ -117,7 +141,6 @@ class SpeechService:
                             tally.note_first()
                             tally.audio_s += len(item) / SPEECH_RATE_HZ
                             yield item
-        yield _join(ends, len(order.parts))
 
     async def _speak_part(
         self, request: SpeechRequest, *, may_retry: bool
@@ -142,13 +165,23 @@ class SpeechService:
                 else:
                     yield item
 
-    def _check_speech(self, user_id: int, form: SpeechForm, received_s: float) -> SpeechOrder:
+    def _check_speech(
+        self, user_id: int, form: SpeechForm, received_s: float
+    ) -> tuple[SpeechOrder, StoredVoice | None]:
         text = orders.check_text(form.text, max_chars=self.settings.max_input_chars)
         sampling = orders.check_sampling(form.sampling)
         instructions = orders.check_instructions(form.instructions)
         has_sample = form.audio_sample is not None
+        voice: StoredVoice | str | None = form.voice
+        if self.voices is not None and not has_sample:
+            voice = self.voices.find(user_id, form.voice)
+        stored = voice if isinstance(voice, StoredVoice) else None
+        speaker = None if isinstance(voice, StoredVoice) else voice
         model = orders.choose_speech_model(
-            self.backend.models(), has_sample=has_sample, instructions=instructions
+            self.backend.models(),
+            has_sample=has_sample,
+            instructions=instructions,
+            has_stored_voice=stored is not None,
         )
         is_custom = model.kind is ModelKind.CUSTOM_VOICE
         is_ignored = is_custom and instructions is not None and not model.takes_instructions
@@ -156,22 +189,25 @@ class SpeechService:
         request = SpeechRequest(
             kind=model.kind,
             text=text,
-            seed=self._draw_seed() if seed is None else seed,
+            seed=self.draw_seed() if seed is None else seed,
             language=parse_language(form.language, model.languages),
-            speaker=orders.find_speaker(form.voice, model.speakers) if is_custom else None,
-            instructions=None if has_sample or is_ignored else instructions,
+            speaker=orders.find_speaker(speaker, model.speakers) if is_custom else None,
+            instructions=None if has_sample or stored or is_ignored else instructions,
             sampling=sampling,
             max_frames=form.sampling.max_new_tokens,
             owner=user_id,
         )
-        return SpeechOrder(
-            parts=_split(request),
+        order = SpeechOrder(
+            parts=orders.split_request(request),
             model=model,
             may_retry=seed is None and sampling.temperature != 0,
             num_chars=len(text),
             received_s=received_s,
             warnings=(IGNORED_INSTRUCTIONS,) if is_ignored else (),
+            voice_id=stored.row.voice_id if stored else None,
+            voice_owner_id=stored.owner_id if stored else None,
         )
+        return order, stored
 
     async def _make_voice_prompt(self, sample: Upload, text: str | None) -> VoicePrompt:
         text = orders.check_length((text or "").strip(), param="audio_sample_text") or None
@@ -206,7 +242,7 @@ class SpeechService:
         )
         sampling = orders.check_sampling(form.sampling)
         language = parse_language(form.language, model.languages)
-        context = _join_context(form.prompt, form.keywords)
+        context = orders.join_context(form.prompt, form.keywords)
         samples = await self._decode(
             form.audio,
             param="file",
@@ -227,36 +263,39 @@ class SpeechService:
             request=request, model=model, has_sound=has_sound, received_s=received_s
         )
 
-    async def transcribe(self, order: TranscriptionOrder) -> AsyncGenerator[TextDelta | Transcript]:
-        """Text as it becomes final, then one Transcript."""
+    async def transcribe(
+        self, order: TranscriptionOrder, *, entry: Entry | None = None
+    ) -> AsyncGenerator[TextDelta | Transcript]:
+        """Text as it becomes final, then one Transcript; by then it is in the books as done."""
+        transcript = order.nothing_said()
+        heard = self._hear(order)
+        async with entry or Entry() as booked, aclosing(heard) as items:
+            booked.note(order.duration_s, is_sent=False)
+            async for item in items:
+                if isinstance(item, Transcript):
+                    transcript = item
+                else:
+                    yield item
+            language = transcript.language or None
+            await booked.finish(finish_reason=transcript.reason, language=language)
+        yield transcript
+
+    async def _hear(self, order: TranscriptionOrder) -> AsyncGenerator[TextDelta | Transcript]:
         tally = Tally("transcription", order.received_s, self.listeners)
-        duration_s = len(order.request.samples) / LISTEN_RATE_HZ
-        transcript = _nothing_said(duration_s)
         with tally:
-            tally.audio_s = duration_s
+            tally.audio_s = order.duration_s
             if order.has_sound:
                 async with aclosing(self.backend.transcribe(order.request)) as items:
                     async for item in items:
                         tally.note_first()
-                        if isinstance(item, Transcript):
-                            transcript = item
-                        else:
-                            yield item
-        yield transcript
+                        yield item
 
     async def _decode(self, upload: Upload, *, param: str, rate_hz: int, max_seconds: float) -> Pcm:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._decoders, _decode_upload, upload, param, rate_hz, max_seconds
-        )
+        return await self.on_decoder(lambda: _decode_upload(upload, param, rate_hz, max_seconds))
 
-
-def _split(request: SpeechRequest) -> tuple[SpeechRequest, ...]:
-    """Long text as several requests, each with numbers of its own: seed, seed + 1 and so on."""
-    return tuple(
-        replace(request, text=part, seed=orders.shift_seed(request.seed, index))
-        for index, part in enumerate(split_text(request.text))
-    )
+    async def on_decoder(self, work: Callable[[], T]) -> T:
+        """On one of the threads for long uploads."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
 
 def _budgeted(parts: tuple[SpeechRequest, ...], ends: list[Spoken]) -> Iterator[SpeechRequest]:
@@ -304,20 +343,3 @@ def _has_sound(samples: Pcm) -> bool:
     if len(samples) < MIN_AUDIO_S * LISTEN_RATE_HZ:
         return False
     return bool(max(samples.max(), -samples.min()) > SILENCE)
-
-
-def _join_context(prompt: str, keywords: tuple[str, ...]) -> str:
-    context = "\n".join(filter(None, (prompt.strip(), ", ".join(keywords))))
-    return orders.check_length(context, param="prompt")
-
-
-def _nothing_said(duration_s: float) -> Transcript:
-    return Transcript(
-        text="",
-        language="",
-        duration_s=duration_s,
-        segments=(),
-        num_prompt_tokens=0,
-        num_output_tokens=0,
-        reason=EndReason.STOP,
-    )

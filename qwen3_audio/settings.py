@@ -224,6 +224,12 @@ def hand_down(values: Mapping[str, str | None]) -> None:
             os.environ[name] = text
 
 
+def suggest(values: Mapping[str, str]) -> None:
+    """Set variables of other libraries that nobody has set."""
+    for name, text in values.items():
+        os.environ.setdefault(name, text)
+
+
 def _parse(label: str, text: str, metadata: Mapping[str, Any]) -> Any:
     try:
         return metadata["parse"](text.strip())

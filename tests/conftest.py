@@ -1,12 +1,35 @@
-"""Small random checkpoints, made once per session; nothing is downloaded."""
+"""Small random checkpoints, made once per session, and stores; nothing is downloaded."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from store_fixtures import (
+    alice,
+    bob,
+    cluster,
+    empty_place,
+    migrated_database,
+    migrated_file,
+    place,
+    sqlite_file,
+    store,
+)
 
 from qwen3_audio.random_weights.asr import write_asr_checkpoint
 from qwen3_audio.random_weights.tts import write_tts_checkpoint
+
+__all__ = [
+    "alice",
+    "bob",
+    "cluster",
+    "empty_place",
+    "migrated_database",
+    "migrated_file",
+    "place",
+    "sqlite_file",
+    "store",
+]
 
 TTS_FOLDERS = {
     "tiny-Base": "base",

@@ -1,9 +1,13 @@
 """The real program in a process of its own, on a free port of loopback."""
 
+import atexit
+import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +39,16 @@ def clean_environment(**env: str) -> dict[str, str]:
     from qwen3_audio.settings import VARIABLES
 
     kept = {name: text for name, text in os.environ.items() if name not in VARIABLES}
-    return kept | {"HOST": "127.0.0.1", "PORT": "0", "OMP_NUM_THREADS": "1"} | env
+    ours = {"HOST": "127.0.0.1", "PORT": "0", "OMP_NUM_THREADS": "1"}
+    return kept | ours | {"DATA_DIR": data_dir()} | env
+
+
+@functools.cache
+def data_dir() -> str:
+    """One for all servers of a session that name none; it goes when the session does."""
+    folder = tempfile.mkdtemp(prefix="qwen3-audio-data-")
+    atexit.register(shutil.rmtree, folder)
+    return folder
 
 
 @contextmanager

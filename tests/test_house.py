@@ -35,10 +35,25 @@ MAY_IMPORT = {
     "pricing": FLOOR,
     "orders": FLOOR,
     "outcomes": FLOOR,
+    "accounts": FLOOR | {"store"},
     "kernels": FLOOR | {"models"},
     "engine": FLOOR | {"kernels", "models"},
-    "service": FLOOR | {"audio", "orders", "outcomes", "pricing", "store"},
-    "web": FLOOR | {"audio", "orders", "outcomes", "service", "store"},
+    "books": FLOOR | {"outcomes", "store"},
+    "voice_prompts": FLOOR,
+    "voice_samples": FLOOR,
+    "stored_voices": FLOOR | {"audio", "orders", "store", "voice_prompts", "voice_samples"},
+    "service": FLOOR
+    | {"audio", "books", "orders", "outcomes", "pricing", "store", "stored_voices"},
+    "voice_library": FLOOR
+    | {"audio", "orders", "pricing", "service", "store", "voice_prompts", "voice_samples"},
+    "synthesis": FLOOR
+    | {"audio", "books", "entries", "orders", "pricing", "service", "store", "stored_voices"},
+    "batch_synthesis": FLOOR
+    | {"books", "entries", "orders", "pricing", "service", "store", "stored_voices", "synthesis"},
+    "entries": FLOOR | {"books", "orders", "store"},
+    "web": FLOOR
+    | {"accounts", "audio", "books", "entries", "orders", "outcomes", "service", "store"}
+    | {"batch_synthesis", "stored_voices", "synthesis", "voice_library"},
     # Composition: which checkpoints, from where, put together how
     "hub": FLOOR | {"progress"},
     "selection": FLOOR | {"hub", "progress"},
@@ -47,7 +62,18 @@ MAY_IMPORT = {
     "assembly": FLOOR | {"demo", "engine", "progress", "selection", "service", "store", "web"},
     "asgi": FLOOR | {"assembly"},
     "commands": FLOOR
-    | {"assembly", "audio", "demo", "doctor", "fake", "hub", "orders", "selection", "service"}
+    | {
+        "accounts",
+        "assembly",
+        "audio",
+        "demo",
+        "doctor",
+        "fake",
+        "hub",
+        "orders",
+        "selection",
+        "service",
+    }
     | {"store", "web"},
     "cli": {"errors", "commands"},
     "__main__": {"cli"},
@@ -62,12 +88,21 @@ OUTSIDE = {
     "engine": {"numpy", "safetensors", "tokenizers", "torch"},
     "random_weights": {"numpy", "safetensors", "torch"},
     "store": {"alembic", "sqlalchemy"},
+    "accounts": {"sqlalchemy"},
+    "books": {"sqlalchemy"},
+    "entries": {"sqlalchemy"},
     "service": {"numpy", "sqlalchemy"},
+    "voice_prompts": {"numpy", "safetensors"},
+    "voice_samples": {"numpy"},
+    "stored_voices": {"sqlalchemy"},
+    "voice_library": {"numpy"},
+    "synthesis": {"numpy", "sqlalchemy"},
+    "batch_synthesis": {"sqlalchemy"},
     "web": {"fastapi", "prometheus_client", "pydantic", "starlette"},
     "hub": {"huggingface_hub"},
     "progress": {"tqdm"},
     "assembly": {"fastapi", "sqlalchemy"},
-    "commands": {"sqlalchemy", "uvicorn"},
+    "commands": {"fastapi", "sqlalchemy", "uvicorn"},
 }
 # What a user owns: found with the owner or not at all.
 OWNED = ("voices", "generations", "batches", "consents")

@@ -7,10 +7,11 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from qwen3_audio.assembly import build_app, load_backend
+from qwen3_audio.assembly import build_app, load_backend, open_server_store
 from qwen3_audio.checkpoints import Checkpoint
 from qwen3_audio.commands.arguments import read_checkpoints, read_settings
 from qwen3_audio.demo import NOTICE
@@ -20,6 +21,9 @@ from qwen3_audio.types import Backend
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI
+
+    from qwen3_audio.store.opening import Store
 
 log = logging.getLogger("qwen3_audio")
 
@@ -36,7 +40,7 @@ LOGGING: dict[str, Any] = {
         }
     },
     "root": {"level": "INFO", "handlers": ["stderr"]},
-    "loggers": {"uvicorn.error": {"level": "WARNING"}},
+    "loggers": {"uvicorn.error": {"level": "WARNING"}, "alembic": {"level": "WARNING"}},
 }
 
 
@@ -49,11 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoints = read_checkpoints(arguments, settings)
     if settings.workers > 1:
         return _serve_processes(checkpoints, settings)
-    with open_port(settings.host, settings.port) as port:
+    with (
+        open_port(settings.host, settings.port) as port,
+        closing(open_server_store(settings)) as store,
+    ):
         backend = load_backend(checkpoints, settings)
         what = ", ".join(f"{c.kind} from {c.folder}" for c in checkpoints)
         note = f" ({NOTICE})" if arguments.demo else ""
-        return _serve(backend, settings, port, f"{what}{note} on {backend.where}")
+        return _serve(backend, settings, port, store, f"{what}{note} on {backend.where}")
 
 
 def open_port(host: str, port: int) -> socket.socket:
@@ -89,15 +96,21 @@ def _serve_fake(settings: Settings) -> int:
 
     if settings.workers > 1:
         raise StartError("--fake serves from one process; leave WORKERS at 1")
-    with open_port(settings.host, settings.port) as port:
+    with (
+        open_port(settings.host, settings.port) as port,
+        closing(open_server_store(settings)) as store,
+    ):
         backend = FakeBackend(max_waiting=settings.max_waiting)
-        return _serve(backend, settings, port, "no model: tones and fixed words")
+        return _serve(backend, settings, port, store, "no model: tones and fixed words")
 
 
-def _serve(backend: Backend, settings: Settings, port: socket.socket, what: str) -> int:
+def _serve(
+    backend: Backend, settings: Settings, port: socket.socket, store: "Store", what: str
+) -> int:
     address = _address(settings.host, port.getsockname()[1])
     _warn_if_public(settings, address)
-    server = _build_server(backend, settings, f"Serving {what} at {address}")
+    app = build_app(backend, settings, store=store)
+    server = _build_server(app, f"Serving {what} at {address}")
     try:
         server.run(sockets=[port])
     except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
@@ -107,7 +120,7 @@ def _serve(backend: Backend, settings: Settings, port: socket.socket, what: str)
     return 0
 
 
-def _build_server(backend: Backend, settings: Settings, greeting: str) -> "uvicorn.Server":
+def _build_server(app: "FastAPI", greeting: str) -> "uvicorn.Server":
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -115,13 +128,7 @@ def _build_server(backend: Backend, settings: Settings, greeting: str) -> "uvico
             await super().startup(sockets)
             log.info(greeting)
 
-    return Server(
-        uvicorn.Config(
-            build_app(backend, settings),
-            log_config=LOGGING,
-            timeout_graceful_shutdown=SHUTDOWN_S,
-        )
-    )
+    return Server(uvicorn.Config(app, log_config=LOGGING, timeout_graceful_shutdown=SHUTDOWN_S))
 
 
 def _serve_processes(checkpoints: Sequence[Checkpoint], settings: Settings) -> int:

@@ -3,8 +3,10 @@
 Letters in shapes: B sequences, R rows, C positions read, K key/value heads, E head size.
 """
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,6 +44,14 @@ class PageBook:
         return self._free.pop()
 
 
+def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that take memory page by page as they are written, where the device is a CPU."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    untouched = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(untouched).view(dtype).view(shape)
+
+
 class KvPool:
     """Keys and values of all layers, and the map from (slot, position) to a row of the pool."""
 
@@ -59,9 +69,9 @@ class KvPool:
         shape = (config.num_layers, rows, config.num_kv_heads, config.head_dim)
         self.book = PageBook(num_pages)
         self.max_positions = max_positions
-        self.k = torch.zeros(shape, dtype=dtype, device=device)  # masked rows must be finite
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
-        self.row_of = torch.zeros(num_slots, max_positions, dtype=torch.int64, device=device)
+        self.k = lazy_zeros(shape, dtype, device)  # masked rows must be finite
+        self.v = lazy_zeros(shape, dtype, device)
+        self.row_of = lazy_zeros((num_slots, max_positions), torch.int64, device)
         self._pages: list[list[int]] = [[] for _ in range(num_slots)]
 
     def extend(self, slot: int, num_positions: int) -> None:

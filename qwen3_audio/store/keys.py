@@ -44,10 +44,10 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request, by which key, within which limits."""
+    """Who sent a request, by which key (None: in local mode), within which limits."""
 
     user_id: int
-    key_id: int
+    key_id: int | None
     limits: Limits
     last_used_at: datetime | None
 
@@ -105,7 +105,8 @@ def authenticate(db: Database, secret: bytes, key: str, *, now: datetime | None 
         caller = find_caller(conn, secret, key)
     if caller is None:
         raise NotAuthenticated("The API key is unknown or revoked", code="invalid_api_key")
-    if caller.last_used_at is None or moment - caller.last_used_at >= LAST_USED_EVERY:
+    last = caller.last_used_at
+    if caller.key_id is not None and (last is None or moment - last >= LAST_USED_EVERY):
         with db.write() as conn:
             note_use(conn, caller.user_id, caller.key_id, now=moment)
     return caller

@@ -10,7 +10,18 @@ from starlette.middleware.cors import CORSMiddleware
 from qwen3_audio import __version__
 from qwen3_audio.service import SpeechService
 from qwen3_audio.settings import Settings
-from qwen3_audio.web import models, ops, speech, transcriptions
+from qwen3_audio.web import (
+    accounts,
+    consents,
+    models,
+    openai_voices,
+    ops,
+    speech,
+    transcriptions,
+    tts,
+    voice_names,
+    voices,
+)
 from qwen3_audio.web.docs import add_docs
 from qwen3_audio.web.errors import add_error_handlers
 from qwen3_audio.web.metrics import Metrics
@@ -18,7 +29,24 @@ from qwen3_audio.web.middleware import BodyLimit, HeadAsGet, RequestWatch
 
 EXPOSED_HEADERS = (
     *("x-request-id", "openai-processing-ms", "Retry-After", "Warning"),
-    *("X-Seed", "X-Model", "X-Finish-Reason"),
+    *("X-Seed", "X-Model", "X-Finish-Reason", "X-Transcript", "X-Generation-Id", "X-Batch-Id"),
+    *("X-Tokens-Used", "X-Latency-Ms", "X-Latency-Ms-Total", "X-Batch-Discount-Used"),
+)
+
+
+ROUTERS = (
+    accounts.router,
+    accounts.admin,
+    voices.router,
+    tts.router,
+    openai_voices.router,
+    consents.router,
+    voice_names.router,
+    voice_names.admin,
+    speech.router,
+    transcriptions.router,
+    models.router,
+    ops.router,
 )
 
 
@@ -37,7 +65,8 @@ def create_app(service: SpeechService, settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.started_at = int(time.time())
-    for router in (speech.router, transcriptions.router, models.router, ops.router):
+    app.state.failed_exchanges = accounts.FailedExchanges()
+    for router in ROUTERS:
         app.include_router(router)
     add_docs(app)
     add_error_handlers(app)

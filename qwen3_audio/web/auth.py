@@ -5,29 +5,61 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from qwen3_audio.books import LOCAL_CALLER
 from qwen3_audio.errors import NotAllowed, NotAuthenticated
-from qwen3_audio.settings import Settings
+from qwen3_audio.store.keys import Caller, authenticate
+from qwen3_audio.web.state import get_service, get_settings
 
-LOCAL_USER_ID = 1
-
-
-def get_settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings
+SEND_KEY = "Send your key as 'Authorization: Bearer <key>'."
+SEND_TOKEN = "Send the admin token as 'Authorization: Bearer <token>'."
+IS_LOCAL = "This server has no users but the local one: set ADMIN_TOKEN to give out keys."
 
 
-async def current_user_id(request: Request) -> int:
-    """The caller's id. In local mode everybody is user 1, whatever key a client sends."""
+async def current_caller(request: Request) -> Caller:
+    """The key's owner. In local mode everybody is user 1, whatever key a client sends."""
     if get_settings(request).is_local:
-        return LOCAL_USER_ID
-    raise NotAuthenticated("Send your key as 'Authorization: Bearer <key>'.")
+        return LOCAL_CALLER
+    key = find_bearer(request) or request.headers.get("api-key", "").strip()
+    if not key:
+        raise NotAuthenticated(SEND_KEY)
+    service = get_service(request)
+    store = service.store
+    if store is None:
+        raise NotAuthenticated("This server knows no keys: it was started without a database.")
+    return await service.books.run(lambda: authenticate(store.db, store.secret, key))
 
 
-async def discovering_user_id(request: Request) -> int:
-    """As current_user_id; lists of what everybody has are open where PUBLIC_DISCOVERY allows it."""
-    if get_settings(request).public_discovery:
-        return LOCAL_USER_ID
-    return await current_user_id(request)
+CallerNow = Annotated[Caller, Depends(current_caller)]
+
+
+async def paying_caller(request: Request, caller: CallerNow) -> Caller:
+    """As current_caller, for what the engine has to work for: counts the request."""
+    await get_service(request).books.count_request(caller)
+    return caller
+
+
+async def current_user_id(caller: CallerNow) -> int:
+    return caller.user_id
+
+
+async def discovering_user_id(request: Request) -> int | None:
+    """As current_user_id; lists of what everybody has are open where PUBLIC_DISCOVERY allows it.
+
+    None: somebody without a key that counts, who sees what everybody has and nothing else.
+    """
+    try:
+        return (await current_caller(request)).user_id
+    except (NotAuthenticated, NotAllowed):
+        if get_settings(request).public_discovery:
+            return None
+        raise
+
+
+async def require_admin(request: Request) -> None:
+    """For the holder of ADMIN_TOKEN alone; in local mode there is none."""
+    if get_settings(request).is_local:
+        raise NotAllowed(IS_LOCAL)
+    await require_operator(request)
 
 
 async def require_operator(request: Request) -> None:
@@ -37,8 +69,10 @@ async def require_operator(request: Request) -> None:
         return
     token = find_bearer(request)
     if token is None:
-        raise NotAuthenticated("Send the admin token as 'Authorization: Bearer <token>'.")
-    if not hmac.compare_digest(token.encode(), admin_token.encode()):
+        raise NotAuthenticated(SEND_TOKEN)
+    # Headers reach us as latin-1, whatever the client meant; these are its bytes again.
+    given, wanted = token.encode("latin-1"), admin_token.encode("utf-8", "surrogateescape")
+    if not hmac.compare_digest(given, wanted):
         raise NotAllowed("This needs the admin token.")
 
 
@@ -47,5 +81,6 @@ def find_bearer(request: Request) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
+PayingCaller = Annotated[Caller, Depends(paying_caller)]
 UserId = Annotated[int, Depends(current_user_id)]
-DiscoveringUserId = Annotated[int, Depends(discovering_user_id)]
+DiscoveringUserId = Annotated[int | None, Depends(discovering_user_id)]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_S = 60  # more is ignored or never retried by OpenAI's clients
 CLIENT_LEFT = 499  # never seen by anyone: for logs and metrics
+SPENT = "insufficient_quota"  # of a day: type and code of OpenAI's error
 NO_RETRY = {"x-should-retry": "false"}
 
 
@@ -51,6 +52,8 @@ INTERNAL = ErrorKind(500, "server_error", "internal_error")
 def error_body(error: errors.SpeechError) -> dict[str, object]:
     """What a client reads of an error, on every route and inside event streams."""
     kind = STATUS[type(error)]
+    if error.code == SPENT:
+        kind = replace(kind, type=SPENT)
     return build_body(str(error), kind, param=error.param, code=error.code)
 
 
@@ -75,7 +78,8 @@ def _headers(error: errors.SpeechError, kind: ErrorKind, retry_after_s: int) -> 
     if kind.status == 507 or wait_s is None:
         return NO_RETRY
     if kind.status in (429, 503):
-        return {"Retry-After": str(min(max(wait_s, 1), MAX_RETRY_AFTER_S))}
+        waiting = {"Retry-After": str(min(max(wait_s, 1), MAX_RETRY_AFTER_S))}
+        return waiting | NO_RETRY if error.code == SPENT else waiting
     return {}
 
 

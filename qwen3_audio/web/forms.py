@@ -18,6 +18,7 @@ from qwen3_audio.orders import SamplingForm, Upload
 
 MAX_INLINE_BYTES = 65_536  # larger JSON is parsed on a worker thread
 MAX_TEXT_PART_BYTES = 64 * 1024 * 1024  # base64 of the longest reference fits
+_TRAILING_COMMA = re.compile(rb'("(?:[^"\\]|\\.)*+")|,(?=\s*[}\]])()', re.DOTALL)
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 
 
@@ -126,23 +127,34 @@ class Fields:
         )
 
 
-async def read_fields(request: Request) -> Fields:
-    """The whole body. Files are on disk if they are large; call `close` when done."""
+async def read_fields(request: Request, *, may_trail: bool = False) -> Fields:
+    """The whole body. Files are on disk if they are large; call `close` when done.
+
+    With `may_trail`, JSON may have commas behind the last item, as an example of document 2 has.
+    """
     content_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
         form = await request.form(max_files=20, max_part_size=MAX_TEXT_PART_BYTES)
         return Fields(form.multi_items())
-    return Fields((await _read_object(request)).items())
+    return Fields((await _read_object(request, may_trail)).items())
 
 
-async def _read_object(request: Request) -> dict[str, Any]:
+async def read_object(request: Request) -> dict[str, Any]:
+    """A JSON object as it is, null included; without a body an empty one."""
+    body = await request.body()
+    return _parse_object(body, may_trail=False) if body.strip() else {}
+
+
+async def _read_object(request: Request, may_trail: bool) -> dict[str, Any]:
     body = await request.body()
     if len(body) > MAX_INLINE_BYTES:
-        return await asyncio.to_thread(_parse_object, body)
-    return _parse_object(body)
+        return await asyncio.to_thread(_parse_object, body, may_trail)
+    return _parse_object(body, may_trail)
 
 
-def _parse_object(body: bytes) -> dict[str, Any]:
+def _parse_object(body: bytes, may_trail: bool) -> dict[str, Any]:
+    if may_trail:
+        body = _TRAILING_COMMA.sub(rb"\1\2", body)
     try:
         value = json.loads(body)
     except json.JSONDecodeError as error:

@@ -45,23 +45,6 @@ async def list_audio_models(request: Request, user_id: DiscoveringUserId) -> dic
     return {"object": "list", "models": models}
 
 
-@router.get("/v1/audio/voices")
-@router.get("/audio/voices", include_in_schema=False)
-async def list_voices(request: Request, user_id: DiscoveringUserId) -> dict[str, Any]:
-    """The voices that a request may name; `?names_only=true` gives bare names under `voices`."""
-    created_at = request.app.state.started_at
-    voices = [_voice(name, text, created_at) for name, text in _voices(_backend(request))]
-    words = {request.query_params.get(name, "").lower() for name in ("names_only", "legacy")}
-    is_bare = bool(words & {"true", "1", "yes"})
-    return {
-        "object": "list",
-        "data": voices,
-        "voices": [voice["name"] for voice in voices] if is_bare else voices,
-        "uploaded_voices": [],
-        "has_more": False,
-    }
-
-
 def _backend(request: Request) -> Backend:
     backend: Backend = request.app.state.service.backend
     return backend
@@ -71,7 +54,7 @@ def _models(request: Request) -> list[dict[str, Any]]:
     loaded = _backend(request).models()
     speech = [model for model in loaded if model.kind in SPEECH_KINDS]
     heard = [model for model in loaded if model.kind is ModelKind.ASR]
-    voices = [name for name, _ in _voices(_backend(request))]
+    voices = [name for name, _ in preset_voices(_backend(request))]
     named = [("qwen3-tts", speech[0])] if speech else []
     named += [("qwen3-asr", heard[0])] if heard else []
     named += [(model.name, model) for model in loaded]
@@ -96,7 +79,7 @@ def _model(name: str, model: ModelInfo, created: int, voices: list[str]) -> dict
     }
 
 
-def _voices(backend: Backend) -> list[tuple[str, str]]:
+def preset_voices(backend: Backend) -> list[tuple[str, str]]:
     """Name and description of every preset voice; none without a CustomVoice checkpoint."""
     model = find_model(backend.models(), ModelKind.CUSTOM_VOICE)
     if model is None or not model.speakers:
@@ -111,7 +94,7 @@ def _voices(backend: Backend) -> list[tuple[str, str]]:
     return own + [(name, f"OpenAI's name, spoken by {meant[name]}") for name in meant]
 
 
-def _voice(name: str, description: str, created_at: int) -> dict[str, Any]:
+def preset(name: str, description: str, created_at: int) -> dict[str, Any]:
     return {
         "id": name,
         "object": "audio.voice",

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from qwen3_audio import __version__
 from qwen3_audio.web.auth import require_operator
+from qwen3_audio.web.state import get_service
 
 router = APIRouter(tags=["operations"])
 
@@ -24,7 +25,8 @@ async def get_health() -> dict[str, str]:
 @router.get("/readyz", include_in_schema=False)
 async def get_ready(request: Request) -> JSONResponse:
     """The server can do its work."""
-    reasons = request.app.state.service.unready_reasons()
+    service = get_service(request)
+    reasons = service.unready_reasons() + await service.books.unready_reasons()
     if reasons:
         return JSONResponse({"status": "not_ready", "reasons": reasons}, 503)
     return JSONResponse({"status": "ready"})

@@ -116,3 +116,23 @@ TRANSCRIPTION: dict[str, Any] = {
     },
 }
 TRANSLATION: dict[str, Any] = {"responses": {400: ERRORS[400]}}
+
+_LIMIT = {"type": ["integer", "null"], "minimum": 0, "description": "null: unlimited."}
+_USER_FIELDS: dict[str, Any] = {
+    "name": {"type": ["string", "null"], "maxLength": 128},
+    "max_tokens_per_day": _LIMIT,
+    "max_requests_per_minute": _LIMIT,
+    "max_requests_at_once": _LIMIT,
+}
+
+
+def _json_body(schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
+    body = {"required": required, "content": {"application/json": {"schema": schema}}}
+    return {"openapi_extra": {"requestBody": body}}
+
+
+EXCHANGE = _json_body(
+    _object(["invite_code"], {"invite_code": {"type": "string", "minLength": 8}}), required=True
+)
+NEW_KEY = _json_body(_object([], {"name": _USER_FIELDS["name"]}))
+NEW_USER = CHANGED_USER = _json_body(_object([], _USER_FIELDS))

@@ -12,12 +12,14 @@ from fastapi import APIRouter, Request, Response
 
 from qwen3_audio.audio.encode import MAX_SPEED, MIN_SPEED, Encoder
 from qwen3_audio.audio.formats import FORMATS, AudioFormat, get_codec_rate_hz
+from qwen3_audio.entries import speech_entry
 from qwen3_audio.errors import SpeechError
 from qwen3_audio.orders import SpeechForm, SpeechOrder
 from qwen3_audio.service import SpeechService, Spoken
+from qwen3_audio.store.keys import Caller
 from qwen3_audio.types import SPEECH_RATE_HZ, Pcm
 from qwen3_audio.web import schemas
-from qwen3_audio.web.auth import UserId
+from qwen3_audio.web.auth import PayingCaller
 from qwen3_audio.web.connection import LiveResponse, while_connected
 from qwen3_audio.web.errors import error_body
 from qwen3_audio.web.forms import Fields, bad_value, missing, read_fields
@@ -57,14 +59,14 @@ class Delivery:
 
 @router.post("/v1/audio/speech", **schemas.SPEECH)
 @router.post("/audio/speech", include_in_schema=False)
-async def create_speech(request: Request, user_id: UserId) -> Response:
+async def create_speech(request: Request, caller: PayingCaller) -> Response:
     """Speak a text, in a preset voice or in that of an audio sample."""
     service: SpeechService = request.app.state.service
     fields = await read_fields(request)
     try:
         delivery = read_delivery(fields, has_streaming_client(request))
         form = read_speech_form(fields)
-        return await while_connected(request, answer_speech(service, user_id, form, delivery))
+        return await while_connected(request, answer_speech(service, caller, form, delivery))
     finally:
         fields.close()
 
@@ -117,12 +119,13 @@ def has_streaming_client(request: Request) -> bool:
 
 
 async def answer_speech(
-    service: SpeechService, user_id: int, form: SpeechForm, delivery: Delivery
+    service: SpeechService, caller: Caller, form: SpeechForm, delivery: Delivery
 ) -> Response:
     """Errors up to the first sound raise; the rest of a stream is made while it is sent."""
-    order = await service.prepare_speech(user_id, form)
+    order = await service.prepare_speech(caller.user_id, form)
     headers = _headers(order)
-    sound = service.speak(order, is_buffered=delivery.mode == "whole")
+    entry = speech_entry(service.books, caller, order, response_format=delivery.format.name)
+    sound = service.speak(order, is_buffered=delivery.mode == "whole", entry=entry)
     if delivery.mode == "whole":
         return await _whole_response(sound, delivery, headers)
     pieces = _encode(await anext(sound), sound, delivery)

@@ -9,13 +9,15 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from qwen3_audio.entries import transcription_entry
 from qwen3_audio.errors import BadRequest, SpeechError
 from qwen3_audio.languages import language_code
 from qwen3_audio.orders import TranscriptionForm, TranscriptionOrder, Upload
 from qwen3_audio.service import SpeechService
+from qwen3_audio.store.keys import Caller
 from qwen3_audio.types import Segment, TextDelta, Transcript
 from qwen3_audio.web import schemas
-from qwen3_audio.web.auth import UserId
+from qwen3_audio.web.auth import PayingCaller, UserId
 from qwen3_audio.web.connection import LiveResponse, while_connected
 from qwen3_audio.web.errors import error_body
 from qwen3_audio.web.forms import Fields, bad_value, missing, read_fields
@@ -31,7 +33,7 @@ NO_WORDS = '199 - "word time stamps are not available; segments are"'
 
 @router.post("/v1/audio/transcriptions", **schemas.TRANSCRIPTION)
 @router.post("/audio/transcriptions", include_in_schema=False)
-async def create_transcription(request: Request, user_id: UserId) -> Response:
+async def create_transcription(request: Request, caller: PayingCaller) -> Response:
     """Write down what is said in a recording."""
     service: SpeechService = request.app.state.service
     fields = await read_fields(request)
@@ -41,7 +43,7 @@ async def create_transcription(request: Request, user_id: UserId) -> Response:
         if is_streamed and response_format not in STREAMED_FORMATS:
             raise bad_value("response_format", "json or text when stream is true")
         form = read_transcription_form(fields)
-        work = answer_transcription(service, user_id, form, response_format, is_streamed)
+        work = answer_transcription(service, caller, form, response_format, is_streamed)
         response = await while_connected(request, work)
         if "word" in fields.texts("timestamp_granularities"):
             response.headers["Warning"] = NO_WORDS
@@ -93,14 +95,14 @@ def _read_audio(fields: Fields) -> Upload:
 
 async def answer_transcription(
     service: SpeechService,
-    user_id: int,
+    caller: Caller,
     form: TranscriptionForm,
     response_format: str,
     is_streamed: bool,
 ) -> Response:
-    order = await service.prepare_transcription(user_id, form)
+    order = await service.prepare_transcription(caller.user_id, form)
     headers = {"X-Model": header_text(order.model.name)}
-    items = service.transcribe(order)
+    items = service.transcribe(order, entry=transcription_entry(service.books, caller, order))
     if is_streamed:
         first = await anext(items)
         return LiveResponse(

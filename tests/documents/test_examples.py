@@ -16,6 +16,7 @@ HAVE_TESTS = {
     "stream_to_file.py",
     "clone_voice.py",
     "transcribe.py",
+    "client.py",
 }
 
 
@@ -80,3 +81,12 @@ def test_transcribe(live: LiveProcess, folder: Path) -> None:
     assert set(files) <= last
     assert "not transcribed" not in said
     assert "broke off" not in said
+
+
+def test_client(live: LiveProcess, folder: Path) -> None:
+    arguments = ("reference.wav", "What is said in it.")
+    said = run_example("client.py", *arguments, folder=folder, address=live.address)
+    check_sound(folder / "out.wav")
+    check_sound(folder / "voice_sample.wav")
+    assert "stored as it was: True" in said
+    assert "batch: 0.wav, 1.wav, manifest.json" in said

@@ -14,6 +14,7 @@ from qwen3_audio.audio.wav import wav_bytes
 from qwen3_audio.fake import FakeBackend
 from qwen3_audio.service import SpeechService
 from qwen3_audio.settings import Settings
+from qwen3_audio.store.opening import Store
 from qwen3_audio.types import ModelKind, RunnerStats
 from qwen3_audio.web.app import create_app
 
@@ -36,19 +37,30 @@ def stats_of(backend: FakeBackend, kind: ModelKind) -> RunnerStats:
     return next(row for row in backend.stats() if row.kind is kind)
 
 
+ADMIN_TOKEN = "the admin token of the tests"
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+
+
+def as_user(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
 @dataclass
 class LiveServer:
     url: str
     port: int
     backend: FakeBackend
     service: SpeechService
+    stop: Callable[[], None]  # and wait until it has
 
 
 @contextmanager
-def serve(backend: FakeBackend, **settings: object) -> Iterator[LiveServer]:
+def serve(
+    backend: FakeBackend, *, store: Store | None = None, **settings: object
+) -> Iterator[LiveServer]:
     """A real server on a free port of this machine, in a thread."""
     chosen = Settings(**settings)  # type: ignore[arg-type]
-    service = SpeechService(backend, chosen)
+    service = SpeechService(backend, chosen, store=store)
     config = uvicorn.Config(
         create_app(service, chosen), log_level="error", ws="none", timeout_graceful_shutdown=5
     )
@@ -56,10 +68,14 @@ def serve(backend: FakeBackend, **settings: object) -> Iterator[LiveServer]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
+
+        def stop() -> None:
+            server.should_exit = True
+            thread.join()
+
         try:
             wait_for(lambda: server.started)
             port = listener.getsockname()[1]
-            yield LiveServer(f"http://127.0.0.1:{port}", port, backend, service)
+            yield LiveServer(f"http://127.0.0.1:{port}", port, backend, service, stop)
         finally:
-            server.should_exit = True
-            thread.join()
+            stop()

@@ -88,7 +88,9 @@ def test_a_spent_quota_is_not_worth_a_retry(client: TestClient) -> None:
     assert "retry-after" not in reply.headers
 
 
-def test_a_mistake_of_ours_shows_nothing_but_its_id(client: TestClient) -> None:
+def test_a_mistake_of_ours_shows_nothing_but_its_id(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
     router = APIRouter()
 
     @router.get("/raise")
@@ -101,6 +103,7 @@ def test_a_mistake_of_ours_shows_nothing_but_its_id(client: TestClient) -> None:
     assert (error["type"], error["code"]) == ("server_error", "internal_error")
     assert "secret" not in reply.text
     assert reply.headers["x-request-id"] in error["message"]
+    assert reply.headers["x-request-id"] in caplog.text
     assert reply.headers["x-should-retry"] == "false"
 
 

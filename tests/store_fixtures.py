@@ -1,4 +1,4 @@
-"""Every test that takes `store` runs on SQLite, and on PostgreSQL where its programs are.
+"""Fixtures for all folders: `store` is on SQLite, and on PostgreSQL where its programs are.
 
 Alice owns, Bob must see nothing.
 """

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Starts the server in the container. Without ADMIN_TOKEN one is made at the first start, kept in
+# the data volume and printed once; ADMIN_TOKEN=none is local mode, without keys.
+set -eu
+
+if [ -z "${ADMIN_TOKEN:-}" ]; then
+    file="${DATA_DIR:-/app/data}/admin-token"
+    if [ ! -s "$file" ]; then
+        umask 077
+        python -c "import secrets; print(secrets.token_urlsafe(32))" >"$file.new"
+        mv "$file.new" "$file"
+        echo "Admin token, shown this once and kept in $file: $(cat "$file")" >&2
+    fi
+    ADMIN_TOKEN="$(cat "$file")"
+    export ADMIN_TOKEN
+fi
+
+exec qwen3-audio serve "$@"

@@ -1,0 +1,317 @@
+"""Voices that are kept: made from a recording or from a description, once for every front door."""
+
+import asyncio
+import hashlib
+import time
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from qwen3_audio import orders
+from qwen3_audio.audio.decode import decode_audio
+from qwen3_audio.audio.resample import Resampler
+from qwen3_audio.audio.wav import wav_bytes
+from qwen3_audio.errors import BadRequest, EngineFailed
+from qwen3_audio.languages import parse_language
+from qwen3_audio.orders import SamplingForm, SpeechOrder, Upload
+from qwen3_audio.pricing import count_tokens
+from qwen3_audio.service import MIN_AUDIO_S, SILENCE, SpeechService, Spoken
+from qwen3_audio.store.keys import Caller
+from qwen3_audio.store.names import checked_name
+from qwen3_audio.store.opening import Store
+from qwen3_audio.store.voices import NewVoice, VoiceKind, add_voice
+from qwen3_audio.types import (
+    LISTEN_RATE_HZ,
+    SPEECH_RATE_HZ,
+    ModelInfo,
+    ModelKind,
+    Pcm,
+    SpeechRequest,
+    Transcript,
+    TranscriptionRequest,
+)
+from qwen3_audio.voice_prompts import pack_prompt
+from qwen3_audio.voice_samples import prepare_reference, transcript_error_rate
+
+AUTO = "auto"
+DOUBTFUL_ERROR_RATE = 0.5
+MAX_FRAMES_OF_PHRASE = 400  # 32 s, three times what the phrase takes
+# Every consonant and vowel of English in a few seconds of ordinary speech.
+COVERAGE_PHRASE = (
+    "Both judges, looking rather pleased, thought the young choir sang with joy; outside, a cool"
+    " breeze was pushing five huge paper boats down the azure river."
+)
+CLONE_NEEDS = "cloning a voice needs a Base model"
+DESIGN_NEEDS = "designing a voice needs a VoiceDesign model"
+KEEP_NEEDS = "keeping a designed voice needs a Base model"
+AUTO_NEEDS = "transcript=auto needs an ASR model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloneForm:
+    name: str
+    audio: Upload
+    transcript: str  # "auto": written down by speech recognition
+    language: str | None = None
+    consent_id: int | None = None
+    audio_param: str = "file"
+    transcript_param: str = "transcript"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesignForm:
+    name: str
+    description: str
+    language: str | None = None
+    seed: int | None = None
+    description_param: str = "description"
+
+
+@dataclass(frozen=True, slots=True)
+class MadeVoice:
+    """A voice that is in the library now."""
+
+    voice_id: int
+    tokens: int
+    transcript_error_rate: float | None = None  # None: nobody listened
+    warning: str | None = None
+
+
+async def clone_voice(
+    service: SpeechService, store: Store, caller: Caller, form: CloneForm
+) -> MadeVoice:
+    """Keep a recording as a voice. Raises SpeechError before anything is kept."""
+    name = checked_name(form.name)
+    base = orders.get_model(service.backend.models(), ModelKind.BASE, purpose=CLONE_NEEDS)
+    language = parse_language(form.language, base.languages)
+    transcript = _check_transcript(form.transcript, param=form.transcript_param)
+    listener = orders.find_model(service.backend.models(), ModelKind.ASR)
+    if transcript == AUTO:
+        listener = orders.get_model(service.backend.models(), ModelKind.ASR, purpose=AUTO_NEEDS)
+    upload_sha256, samples = await service.on_decoder(lambda: _read(service, form))
+    error_rate = None
+    if listener is not None:
+        heard = await _listen(service, caller, samples, language)
+        if transcript == AUTO:
+            transcript = _check_heard(heard.text, form.audio_param)
+        spoken = language or heard.language
+        error_rate = round(transcript_error_rate(transcript, heard.text, language=spoken), 3)
+        _check_error_rate(service, error_rate, form.transcript_param)
+    new = _NewReference(
+        name=name,
+        kind=VoiceKind.CLONE,
+        language=language,
+        samples=samples,
+        ref_text=transcript,
+        upload_sha256=upload_sha256,
+        consent_id=form.consent_id,
+        tokens=count_tokens(transcript),
+    )
+    async with service.books.admitted(caller, num_tokens=new.tokens):
+        voice_id = await _keep(service, store, caller, base, new)
+    return MadeVoice(voice_id, new.tokens, error_rate, _doubt(error_rate))
+
+
+async def design_voice(
+    service: SpeechService, store: Store, caller: Caller, form: DesignForm
+) -> MadeVoice:
+    """Have a described voice say the coverage phrase, and keep that as its reference."""
+    name = checked_name(form.name)
+    models = service.backend.models()
+    design = orders.get_model(models, ModelKind.VOICE_DESIGN, purpose=DESIGN_NEEDS)
+    base = orders.get_model(models, ModelKind.BASE, purpose=KEEP_NEEDS)
+    language = parse_language(form.language, base.languages)
+    description = form.description.strip()
+    if not description:
+        raise BadRequest(
+            f"{form.description_param} must not be blank: say how the voice sounds.",
+            param=form.description_param,
+            code="invalid_value",
+        )
+    orders.check_length(description, param=form.description_param)
+    order = _order_phrase(service, caller, design, form, description)
+    tokens = count_tokens(description) + len(COVERAGE_PHRASE)
+    async with service.books.admitted(caller, num_tokens=tokens):
+        new = _NewReference(
+            name=name,
+            kind=VoiceKind.DESIGN,
+            language=language,
+            samples=await _speak_phrase(service, order),
+            ref_text=COVERAGE_PHRASE,
+            description=description,
+            tokens=tokens,
+        )
+        return MadeVoice(await _keep(service, store, caller, base, new), tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NewReference:
+    """A reference that has been checked, before its prompt is computed."""
+
+    name: str
+    kind: VoiceKind
+    language: str | None
+    samples: Pcm
+    ref_text: str
+    tokens: int
+    description: str | None = None
+    upload_sha256: str | None = None
+    consent_id: int | None = None
+
+
+async def _keep(
+    service: SpeechService, store: Store, caller: Caller, base: ModelInfo, new: _NewReference
+) -> int:
+    heard = await asyncio.to_thread(prepare_reference, new.samples)
+    prompt = await service.backend.make_voice_prompt(heard, new.ref_text)
+
+    def write() -> int:
+        sample = wav_bytes(new.samples, SPEECH_RATE_HZ)
+        packed = pack_prompt(prompt, fingerprint=base.fingerprint)
+        with store.blobs.staged(store.db, sample) as (staged,), store.db.write() as conn:
+            store.blobs.keep(conn, caller.user_id, [staged])
+            row = NewVoice(
+                name=new.name,
+                kind=new.kind,
+                language=new.language or AUTO,
+                ref_text=new.ref_text,
+                reference_sha256=staged.sha256,
+                reference_ms=round(1000 * len(new.samples) / SPEECH_RATE_HZ),
+                prompt=packed,
+                model_fingerprint=base.fingerprint,
+                description=new.description,
+                upload_sha256=new.upload_sha256,
+                consent_id=new.consent_id,
+                tokens=new.tokens,
+                key_id=caller.key_id,
+            )
+            return add_voice(conn, caller.user_id, row)
+
+    return await service.books.run(write)
+
+
+def _check_transcript(text: str, *, param: str) -> str:
+    transcript = text.strip()
+    if not transcript:
+        raise BadRequest(
+            f"{param} must not be blank: send what is said in the recording, or auto.",
+            param=param,
+            code="invalid_value",
+        )
+    orders.check_length(transcript, param=param)
+    return AUTO if transcript.lower() == AUTO else transcript
+
+
+def _read(service: SpeechService, form: CloneForm) -> tuple[str, Pcm]:
+    """The fingerprint of the bytes as they came, and the sound in them."""
+    source = orders.read_upload(form.audio, param=form.audio_param)
+    samples = decode_audio(
+        source,
+        sample_rate_hz=SPEECH_RATE_HZ,
+        max_seconds=service.settings.max_reference_s,
+        param=form.audio_param,
+    )
+    if len(samples) < MIN_AUDIO_S * SPEECH_RATE_HZ:
+        raise _no_audio(f"is shorter than {MIN_AUDIO_S} seconds", form.audio_param)
+    if float(np.abs(samples).max()) <= SILENCE:
+        raise _no_audio("is silent", form.audio_param)
+    return _sha256(source), samples
+
+
+def _no_audio(what: str, param: str) -> BadRequest:
+    return BadRequest(f"The recording {what}.", param=param, code="invalid_audio")
+
+
+def _sha256(source: bytes | BinaryIO) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    source.seek(0)
+    digest = hashlib.sha256()
+    while piece := source.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+async def _listen(
+    service: SpeechService, caller: Caller, samples: Pcm, language: str | None
+) -> Transcript:
+    """What speech recognition hears in the reference."""
+    model = orders.get_model(service.backend.models(), ModelKind.ASR, purpose=AUTO_NEEDS)
+    request = TranscriptionRequest(
+        samples=await service.on_decoder(lambda: _resample(samples)),
+        language=language if language in model.languages else None,
+        owner=caller.user_id,
+    )
+    async with aclosing(service.backend.transcribe(request)) as items:
+        async for item in items:
+            if isinstance(item, Transcript):
+                return item
+    raise AssertionError("a transcription ends with its transcript")
+
+
+def _resample(samples: Pcm) -> Pcm:
+    resampler = Resampler(SPEECH_RATE_HZ, LISTEN_RATE_HZ)
+    return np.concatenate((resampler.write(samples), resampler.finish()))
+
+
+def _check_heard(text: str, param: str) -> str:
+    heard = text.strip()
+    if not heard:
+        raise _no_audio("has no speech in it that could be written down", param)
+    return heard
+
+
+def _check_error_rate(service: SpeechService, error_rate: float, param: str) -> None:
+    allowed = service.settings.max_transcript_error
+    if allowed is not None and error_rate > allowed:
+        raise BadRequest(
+            f"{param} does not match the recording: its error rate is {error_rate:g},"
+            f" at most {allowed:g} is allowed.",
+            param=param,
+            code="transcript_mismatch",
+        )
+
+
+def _doubt(error_rate: float | None) -> str | None:
+    if error_rate is None or error_rate <= DOUBTFUL_ERROR_RATE:
+        return None
+    return (
+        "The transcript does not match what was heard in the recording; the voice may sound wrong"
+        " or say something else."
+    )
+
+
+def _order_phrase(
+    service: SpeechService, caller: Caller, design: ModelInfo, form: DesignForm, description: str
+) -> SpeechOrder:
+    orders.check_sampling(SamplingForm(seed=form.seed))
+    request = SpeechRequest(
+        kind=ModelKind.VOICE_DESIGN,
+        text=COVERAGE_PHRASE,
+        seed=service.draw_seed() if form.seed is None else form.seed,
+        language="English" if "English" in design.languages else None,
+        instructions=description,
+        max_frames=MAX_FRAMES_OF_PHRASE,
+        owner=caller.user_id,
+    )
+    return SpeechOrder(
+        parts=(request,),
+        model=design,
+        may_retry=form.seed is None,
+        num_chars=len(COVERAGE_PHRASE),
+        received_s=time.perf_counter(),
+    )
+
+
+async def _speak_phrase(service: SpeechService, order: SpeechOrder) -> Pcm:
+    pieces: list[Pcm] = [np.zeros(0, np.float32)]
+    async with aclosing(service.speak(order, is_buffered=True)) as items:
+        async for item in items:
+            if not isinstance(item, Spoken):
+                pieces.append(item)
+    samples = np.concatenate(pieces)
+    if len(samples) < MIN_AUDIO_S * SPEECH_RATE_HZ:
+        raise EngineFailed("The model made no sound of this description; try again or change it")
+    return samples
