@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat: commands in README.md, results in results/."""
