@@ -41,6 +41,8 @@ class Arm:
     def _read(self) -> Row:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
+        while line and not line.startswith("{"):  # what the packages print while they load
+            line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{' '.join(map(str, self.process.args))} ended early")  # type: ignore[arg-type]
         row: Row = json.loads(line)
