@@ -30,6 +30,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+# A smaller tensor is copied: one view keeps the whole file mapped, with all pages that were read.
+MAPPED_BYTES = 1 << 20
+
+
 class Weights(Mapping[str, Tensor]):
     """Tensors by name over all safetensors files, mapped from disk and cast on access."""
 
@@ -61,7 +65,9 @@ class Weights(Mapping[str, Tensor]):
         if self._report is not None:
             self._report(self._folder.name, self._num_read, len(self._files))
         dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(device=self._device, dtype=dtype)
+        wanted = tensor.to(device=self._device, dtype=dtype)
+        is_mapped = wanted.data_ptr() == tensor.data_ptr()
+        return wanted.clone() if is_mapped and tensor.nbytes < MAPPED_BYTES else wanted
 
     def __contains__(self, name: object) -> bool:
         return name in self._files
