@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from qwen3_audio.checkpoints import Checkpoint
 from qwen3_audio.engine.asr import AsrRunner
+from qwen3_audio.engine.codecs import SharedCodecs, codec_weights
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, KvPool
 from qwen3_audio.engine.paged_decoder import PagedDecoder
@@ -26,7 +26,6 @@ from qwen3_audio.kernels.int8_weights import Int8Weights, cache_path
 from qwen3_audio.kernels.products import Int8Linear, KernelLinear
 from qwen3_audio.machine import available_memory_bytes
 from qwen3_audio.models.asr import AsrConfig, AudioEncoder, original_name
-from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.models.codec_encoder import CodecEncoder
 from qwen3_audio.models.configs import StackConfig, TalkerConfig
 from qwen3_audio.models.linear import Linear, load_linear
@@ -70,14 +69,17 @@ class ListeningModel:
 
 
 def load_speech(
-    checkpoint: Checkpoint, settings: Settings, device: Device, report: Report
+    checkpoint: Checkpoint,
+    settings: Settings,
+    device: Device,
+    report: Report,
+    *,
+    codecs: SharedCodecs | None = None,
 ) -> SpeechModel:
     """Load a TTS folder; raises StartError naming what is missing or damaged."""
     folder = checkpoint.folder
     config = TalkerConfig.from_json(read_json(folder / "config.json"))
-    codec_config = read_json(folder / "speech_tokenizer" / "config.json")
-    codec_weights = _codec_weights(folder, device, report)
-    codec = CodecDecoder.from_weights(codec_config, codec_weights, dtype=device.dtype)
+    codec = (codecs or SharedCodecs(device)).load(folder, report)
     weights = Weights(folder, dtype=device.dtype, device=device.device, report=report)
     talker = _build(
         lambda source: Talker(config, source, device.activations),
@@ -94,15 +96,15 @@ def load_speech(
     runner = TtsRunner(
         checkpoint.kind,
         talker,
-        codec,
+        codec.decoder,
         defaults=GenerationDefaults.read(folder),
         decoder=decoder,
         scheduler=_scheduler(settings, decoder),
         predict=predict,
         choose=choose_on(device.kernels),
     )
-    rate_hz = codec_config.get("output_sample_rate", 24_000)
-    per_frame = codec_config.get("decode_upsample_rate", 1920)
+    rate_hz = codec.config.get("output_sample_rate", 24_000)
+    per_frame = codec.config.get("decode_upsample_rate", 1920)
     return SpeechModel(
         info=_speech_info(checkpoint, config),
         runner=runner,
@@ -110,14 +112,7 @@ def load_speech(
         frames_per_s=rate_hz / per_frame,
         samples_per_frame=per_frame,
         sample_rate_hz=rate_hz,
-        **_reference_encoders(checkpoint, codec_config, device),
-    )
-
-
-def _codec_weights(folder: Path, device: Device, report: Report | None = None) -> Weights:
-    """In float32 as they are stored; the decoder casts what it computes in less."""
-    return Weights(
-        folder / "speech_tokenizer", dtype=torch.float32, device=device.device, report=report
+        **_reference_encoders(checkpoint, codec.config, device),
     )
 
 
@@ -128,7 +123,7 @@ def _reference_encoders(
     if checkpoint.kind is not ModelKind.BASE:
         return {}
     exact = Weights(checkpoint.folder, dtype=torch.float32, device=device.device)
-    codec = _codec_weights(checkpoint.folder, device)
+    codec = codec_weights(checkpoint.folder, device)
     speaker_config = read_json(checkpoint.folder / "config.json").get("speaker_encoder_config", {})
     return {
         "speaker_encoder": SpeakerEncoder.from_weights(speaker_config, exact),
@@ -275,11 +270,3 @@ def _scheduler(settings: Settings, decoder: PagedDecoder) -> Scheduler[Any]:
         max_waiting=settings.max_waiting,
         memory=decoder.pool.book,
     )
-
-
-LOADERS: dict[ModelKind, Callable[..., Any]] = {
-    ModelKind.CUSTOM_VOICE: load_speech,
-    ModelKind.VOICE_DESIGN: load_speech,
-    ModelKind.BASE: load_speech,
-    ModelKind.ASR: load_listening,
-}

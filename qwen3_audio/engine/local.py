@@ -10,14 +10,16 @@ import numpy as np
 import torch
 
 from qwen3_audio.checkpoints import Checkpoint
+from qwen3_audio.engine.codecs import SharedCodecs
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.engine import Engine
 from qwen3_audio.engine.guards import LoopDetector, SilenceDetector, frame_budget
 from qwen3_audio.engine.listening import transcribe
 from qwen3_audio.engine.loading import (
-    LOADERS,
     ListeningModel,
     SpeechModel,
+    load_listening,
+    load_speech,
 )
 from qwen3_audio.engine.sink import Sink
 from qwen3_audio.engine.tts import SpeechSequence
@@ -141,11 +143,15 @@ def build_backend(
     Raises StartError in one sentence for whatever can't be loaded or run here.
     """
     device = Device.choose(settings)
-    models = {}
+    codecs, listening = SharedCodecs(device), None
+    speech: dict[ModelKind, SpeechModel] = {}
     for checkpoint in checkpoints:
-        if checkpoint.kind not in LOADERS:
+        if checkpoint.kind is ModelKind.ALIGNER:
             log.warning("%s is left out: no route uses a forced aligner yet", checkpoint.name)
-            continue
-        models[checkpoint.kind] = LOADERS[checkpoint.kind](checkpoint, settings, device, report)
-    listening = models.pop(ModelKind.ASR, None)
-    return LocalBackend(models, listening, device)
+        elif checkpoint.kind is ModelKind.ASR:
+            listening = load_listening(checkpoint, settings, device, report)
+        else:
+            speech[checkpoint.kind] = load_speech(
+                checkpoint, settings, device, report, codecs=codecs
+            )
+    return LocalBackend(speech, listening, device)
