@@ -13,11 +13,11 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 RUN pip install --no-cache-dir uv==0.13.8 \
     && uv pip install --system --no-cache --torch-backend=cpu \
-       --constraint constraints.txt --requirement pyproject.toml
+       --constraint constraints.txt --requirement pyproject.toml --extra postgres
 
 COPY README.md LICENSE NOTICE ./
 COPY qwen3_audio ./qwen3_audio
-COPY main.py server.py ./
+COPY main.py server.py entrypoint.sh ./
 RUN uv pip install --system --no-cache --no-deps . \
     && useradd --create-home --uid 1000 speech \
     && mkdir -p models data \
@@ -33,7 +33,7 @@ USER 1000
 VOLUME ["/app/models", "/app/data"]
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10m --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '8000') + '/health', timeout=4)"]
+    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8000), timeout=4); c.request('GET', '/health'); assert c.getresponse().status == 200"]
 
 ENTRYPOINT ["qwen3-audio"]
 CMD ["serve"]

@@ -4,10 +4,12 @@
 set -eu
 
 if [ -z "${ADMIN_TOKEN:-}" ]; then
-    file="${DATA_DIR:-/app/data}/admin-token"
+    folder="${DATA_DIR:-data}"
+    file="$folder/admin-token"
     if [ ! -s "$file" ]; then
-        umask 077
-        python -c "import secrets; print(secrets.token_urlsafe(32))" >"$file.new"
+        mkdir -p "$folder"
+        # Nobody else may read it; and a container that is killed here leaves no half of one.
+        (umask 077 && python -c "import secrets; print(secrets.token_urlsafe(32))" >"$file.new")
         mv "$file.new" "$file"
         echo "Admin token, shown this once and kept in $file: $(cat "$file")" >&2
     fi

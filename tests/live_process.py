@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-GREETING = re.compile(r"Serving (?P<what>.*) at (?P<address>http://\S+)$")
+GREETING = re.compile(
+    r"(?:(?:Serving|own models:) (?P<what>.*) at|Uvicorn running on) (?P<address>http://\S+)"
+)
 
 
 @dataclass
@@ -65,6 +67,7 @@ def run_program(program: Sequence[str], folder: Path, **env: str) -> Iterator[Li
         program,
         cwd=folder,
         env=clean_environment(**env),
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -74,7 +77,7 @@ def run_program(program: Sequence[str], folder: Path, **env: str) -> Iterator[Li
         for line in process.stderr:
             lines.append(line.rstrip())
             if match := GREETING.search(lines[-1]):
-                yield LiveProcess(process, match["address"], match["what"], lines)
+                yield LiveProcess(process, match["address"], match["what"] or "", lines)
                 break
         else:
             raise AssertionError("it never served:\n" + "\n".join(lines))

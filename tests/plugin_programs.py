@@ -4,6 +4,7 @@
 there without anyone noticing.
 """
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -30,13 +31,16 @@ PROGRAMS: dict[str, tuple[Callable[[], bool], str]] = {
     "node": (has_node, "node and npm"),
     "clients": (has_node, "node and npm"),
     "curl": (lambda: shutil.which("curl") is not None, "curl"),
+    "file": (lambda: shutil.which("file") is not None, "file"),
+    "unzip": (lambda: shutil.which("unzip") is not None, "unzip"),
     "compiler": (has_compiler, "a C compiler"),
+    "numba": (lambda: importlib.util.find_spec("numba") is not None, "the package numba"),
     "uv": (lambda: shutil.which("uv") is not None, "uv"),
 }
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in ("compiler", "curl", "uv"):
+    for marker in ("compiler", "curl", "file", "numba", "unzip", "uv"):
         config.addinivalue_line("markers", f"{marker}: runs the program {marker}")
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.datastructures import UploadFile
 
 from qwen3_audio.errors import TooLarge
@@ -20,6 +20,7 @@ from qwen3_audio.web.addresses import parse_tagged_id
 from qwen3_audio.web.auth import CallerNow, UserId
 from qwen3_audio.web.docs import ERRORS
 from qwen3_audio.web.forms import Fields, bad_value, missing
+from qwen3_audio.web.routers import OpenAIRouter
 from qwen3_audio.web.state import get_service, get_store
 from qwen3_audio.web.voices import open_fields
 
@@ -27,7 +28,7 @@ MAX_RECORDING_BYTES = 10 * 1024**2
 DEFAULT_PAGE, MAX_PAGE = 20, 100
 MAX_LANGUAGE_CHARS = 35
 
-router = APIRouter(tags=["voices"], responses=ERRORS)
+router = OpenAIRouter(tags=["voices"], responses=ERRORS)
 
 
 @router.post("/v1/audio/voice_consents", **library_schemas.NEW_CONSENT)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from qwen3_audio.errors import NotFound
 from qwen3_audio.languages import OPENAI_VOICES
@@ -10,21 +10,20 @@ from qwen3_audio.orders import find_model, spell_speakers
 from qwen3_audio.types import LISTEN_RATE_HZ, SPEECH_RATE_HZ, Backend, ModelInfo, ModelKind
 from qwen3_audio.web.auth import DiscoveringUserId
 from qwen3_audio.web.docs import ERRORS
+from qwen3_audio.web.routers import OpenAIRouter
 
-router = APIRouter(tags=["models"], responses=ERRORS)
+router = OpenAIRouter(tags=["models"], responses=ERRORS)
 
 SPEECH_KINDS = (ModelKind.CUSTOM_VOICE, ModelKind.VOICE_DESIGN, ModelKind.BASE)
 
 
 @router.get("/v1/models")
-@router.get("/models", include_in_schema=False)
 async def list_models(request: Request, user_id: DiscoveringUserId) -> dict[str, Any]:
     """The models by their general names, and by the names of their folders."""
     return {"object": "list", "data": _models(request)}
 
 
 @router.get("/v1/models/{model_id:path}")
-@router.get("/models/{model_id:path}", include_in_schema=False)
 async def get_model(request: Request, model_id: str, user_id: DiscoveringUserId) -> dict[str, Any]:
     name = model_id.rpartition("/")[2]  # of a hub id: its folder is called by the last part
     for model in _models(request):
@@ -38,7 +37,6 @@ async def get_model(request: Request, model_id: str, user_id: DiscoveringUserId)
 
 
 @router.get("/v1/audio/models")
-@router.get("/audio/models", include_in_schema=False)
 async def list_audio_models(request: Request, user_id: DiscoveringUserId) -> dict[str, Any]:
     """The same list in the shape that voice pickers read."""
     models = [{"id": model["id"], "name": model["id"]} for model in _models(request)]

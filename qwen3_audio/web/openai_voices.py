@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from starlette.datastructures import UploadFile
 
 from qwen3_audio.errors import NotFound, TooLarge
@@ -37,17 +37,17 @@ from qwen3_audio.web.connection import while_connected
 from qwen3_audio.web.docs import ERRORS
 from qwen3_audio.web.forms import Fields, bad_value, missing
 from qwen3_audio.web.models import preset, preset_voices
+from qwen3_audio.web.routers import OpenAIRouter
 from qwen3_audio.web.state import get_service, get_store
 from qwen3_audio.web.voices import open_fields, sample_response
 
 MAX_SAMPLE_BYTES = 10 * 1024**2
 TYPES = {VoiceKind.CLONE: "audio_sample", VoiceKind.DESIGN: "prompt"}
 
-router = APIRouter(tags=["voices"], responses=ERRORS)
+router = OpenAIRouter(tags=["voices"], responses=ERRORS)
 
 
 @router.get("/v1/audio/voices")
-@router.get("/audio/voices", include_in_schema=False)
 def show_voices(request: Request, user_id: DiscoveringUserId) -> dict[str, Any]:
     """The voices that a request may name; `?names_only=true` gives bare names under `voices`."""
     own = [] if user_id is None else _own(get_service(request), user_id)

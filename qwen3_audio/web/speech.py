@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from qwen3_audio.audio.encode import MAX_SPEED, MIN_SPEED, Encoder
 from qwen3_audio.audio.formats import FORMATS, AudioFormat, get_codec_rate_hz
@@ -23,8 +23,9 @@ from qwen3_audio.web.auth import PayingCaller
 from qwen3_audio.web.connection import LiveResponse, while_connected
 from qwen3_audio.web.errors import error_body
 from qwen3_audio.web.forms import Fields, bad_value, missing, read_fields
+from qwen3_audio.web.routers import OpenAIRouter
 
-router = APIRouter(tags=["audio"])
+router = OpenAIRouter(tags=["audio"])
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
@@ -58,7 +59,6 @@ class Delivery:
 
 
 @router.post("/v1/audio/speech", **schemas.SPEECH)
-@router.post("/audio/speech", include_in_schema=False)
 async def create_speech(request: Request, caller: PayingCaller) -> Response:
     """Speak a text, in a preset voice or in that of an audio sample."""
     service: SpeechService = request.app.state.service

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from qwen3_audio.entries import transcription_entry
@@ -21,10 +21,11 @@ from qwen3_audio.web.auth import PayingCaller, UserId
 from qwen3_audio.web.connection import LiveResponse, while_connected
 from qwen3_audio.web.errors import error_body
 from qwen3_audio.web.forms import Fields, bad_value, missing, read_fields
+from qwen3_audio.web.routers import OpenAIRouter
 from qwen3_audio.web.speech import EVENT_STREAM, encode_event, header_text
 from qwen3_audio.web.subtitles import format_srt, format_vtt
 
-router = APIRouter(tags=["audio"])
+router = OpenAIRouter(tags=["audio"])
 
 RESPONSE_FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
 STREAMED_FORMATS = ("json", "text")
@@ -32,7 +33,6 @@ NO_WORDS = '199 - "word time stamps are not available; segments are"'
 
 
 @router.post("/v1/audio/transcriptions", **schemas.TRANSCRIPTION)
-@router.post("/audio/transcriptions", include_in_schema=False)
 async def create_transcription(request: Request, caller: PayingCaller) -> Response:
     """Write down what is said in a recording."""
     service: SpeechService = request.app.state.service
@@ -53,7 +53,6 @@ async def create_transcription(request: Request, caller: PayingCaller) -> Respon
 
 
 @router.post("/v1/audio/translations", **schemas.TRANSLATION)
-@router.post("/audio/translations", include_in_schema=False)
 async def create_translation(user_id: UserId) -> Response:
     """Not offered: the model writes down what is said and does not translate."""
     raise BadRequest(

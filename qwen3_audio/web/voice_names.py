@@ -16,10 +16,11 @@ from qwen3_audio.web import library_schemas
 from qwen3_audio.web.auth import UserId, require_admin
 from qwen3_audio.web.docs import ERRORS
 from qwen3_audio.web.forms import missing
+from qwen3_audio.web.routers import OpenAIRouter
 from qwen3_audio.web.state import get_service, get_store
 from qwen3_audio.web.voices import open_fields
 
-router = APIRouter(tags=["voices"], responses=ERRORS)
+router = OpenAIRouter(tags=["voices"], responses=ERRORS)
 admin = APIRouter(
     prefix="/admin", tags=["admin"], responses=ERRORS, dependencies=[Depends(require_admin)]
 )

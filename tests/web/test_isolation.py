@@ -8,7 +8,7 @@ import pytest
 from fake_server import as_user
 from fastapi.testclient import TestClient
 from isolation_cases import CASES, LISTS, NOTHING, WITHOUT_IDS, Case, Things, make_things
-from route_table import routes
+from route_table import addresses, routes
 from sqlalchemy import select
 from store_rows import kept_files
 
@@ -32,10 +32,13 @@ def rows_of(store: Store, user_id: int) -> dict[str, list[Any]]:
 
 
 def send(client: TestClient, route: str, case: Case, of: Things, key: str) -> list[Any]:
+    """The answers to the requests of a case, each at every address that the route has."""
     method, path = route.split(" ")
+    requests = [{"url": path} | request for request in case(of)]
     return [
-        client.request(method, **({"url": path} | request), headers=as_user(key))
-        for request in case(of)
+        client.request(method, **(request | {"url": address}), headers=as_user(key))
+        for request in requests
+        for address in addresses(request["url"])
     ]
 
 

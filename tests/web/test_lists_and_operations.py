@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fake_server import make_tone
 from fastapi.testclient import TestClient
+from route_table import every_name, without_v1
 
 from qwen3_audio.fake import FakeBackend
 from qwen3_audio.types import ModelKind
@@ -177,6 +178,13 @@ def test_docs_load_nothing_from_elsewhere(client: TestClient) -> None:
     for link in links:
         assert link == "data:," or client.get(f"/{link}").status_code == 200
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_every_route_under_v1_is_there_without_it() -> None:
+    names = every_name()
+    under_v1 = {name for name in names if "/v1/" in name} - {"GET /v1/"}
+    assert len(under_v1) > 15
+    assert {without_v1(name) for name in under_v1} <= names
 
 
 def test_vendored_files_are_what_their_note_says() -> None:
