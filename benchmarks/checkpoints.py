@@ -1,24 +1,20 @@
-"""Random checkpoints made on the spot. Their speech never ends by itself: requests set lengths."""
+"""Random checkpoints made on the spot: those of `qwen3-audio bench`, and some that are slow."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from qwen3_audio.bench.random_checkpoints import NEVER_ENDS, SIZES, write_checkpoints
 from qwen3_audio.random_weights.asr import write_asr_checkpoint
 from qwen3_audio.random_weights.asr_configs import ASR_PRESETS, DecoderSize
 from qwen3_audio.random_weights.tensors import TensorPlan, write_json, write_tensors
 from qwen3_audio.random_weights.tts import write_tts_checkpoint
 from qwen3_audio.random_weights.tts_tensors import plan_talker
 
-SIZES = {  # presets of speech and of recognition
-    "tiny": ("tiny", "tiny-asr"),
-    "0.6b": ("0.6b", "asr-0.6b"),
-    "1.7b": ("1.7b", "asr-1.7b"),
-}
-NEVER_ENDS = 0.0  # scale of the end token's row: half of all logits are then above it
+__all__ = ["SIZES", "write_checkpoints", "write_slow_recognition", "write_slow_speech"]
+
 SLOW_SIZE = {
     "hidden_size": 512,
     "intermediate_size": 1536,
@@ -30,20 +26,6 @@ SLOW_LAYERS = {"talker": 8, "predictor": 5}
 SLOW_DECODER = DecoderSize(
     num_layers=12, hidden=1024, num_heads=16, num_kv_heads=8, head_dim=64, inner=4096
 )
-
-
-def write_checkpoints(home: Path, kinds: Sequence[str], sizes: tuple[str, str]) -> list[Path]:
-    """One folder for each kind, by its name; sizes are the presets of speech and recognition."""
-    folders = [home / kind for kind in kinds]
-    for kind, folder in zip(kinds, folders, strict=True):
-        if (folder / "model.safetensors").exists():
-            continue
-        dtype = "float32" if sizes[0].startswith("tiny") else "bfloat16"
-        if kind == "asr":
-            write_asr_checkpoint(folder, preset=sizes[1], dtype=dtype)
-        else:
-            write_tts_checkpoint(folder, kind, preset=sizes[0], dtype=dtype, eos_scale=NEVER_ENDS)
-    return folders
 
 
 def write_slow_speech(folder: Path) -> None:

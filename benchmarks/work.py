@@ -8,19 +8,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from qwen3_audio.bench.work import (
+    CLIP_RATE_HZ,
+    CLIP_S,
+    FRAME_S,
+    NUM_FRAMES,
+    TEXT,
+    Sound,
+    count_tokens,
+    make_sound,
+)
+
+__all__ = ["CLIP_RATE_HZ", "CLIP_S", "FRAME_S", "NUM_FRAMES", "TEXT", "make_sound"]
 
 KINDS = ("custom_voice", "base", "asr")
-TEXT = "The quick brown fox jumps over the lazy dog near the river."  # 12 words
 REFERENCE_TEXT = "The reference words, rather more of them than a few, and then some."
 REFERENCE_S, REFERENCE_RATE_HZ = 5, 24_000
-CLIP_S, CLIP_RATE_HZ = 10, 16_000
-NUM_FRAMES = 60
-FRAME_S = 0.08
-NUM_TOKENS = 35  # 3.3 a second of speech, and the language's name
-
-Sound = NDArray[np.float32]
+NUM_TOKENS = count_tokens(CLIP_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +34,6 @@ class Done:
     num_steps: int  # frames or tokens
     audio_s: float
     first_s: float | None = None  # until the first sound, where it comes in pieces
-
-
-def make_sound(seconds: float, rate_hz: int) -> Sound:
-    """A wavering tone in noise, three syllables a second; the same in every environment."""
-    t = np.arange(round(seconds * rate_hz)) / rate_hz
-    noise = np.random.default_rng(0).standard_normal(len(t))
-    tone = 0.3 * np.sin(2 * np.pi * 180 * t) * (1 + 0.5 * np.sin(2 * np.pi * 3 * t))
-    return (tone + 0.02 * noise).astype(np.float32)
 
 
 def reference() -> Sound:

@@ -23,6 +23,7 @@ COMMANDS = {
     "download": "fetch checkpoints into MODELS_DIR",
     "doctor": "say what would be loaded, where it would run and what is missing",
     "make-tiny": "write tiny random checkpoints, one of each kind, for tests",
+    "bench": "how fast a server or the engine is, under which load",
     "admin": "users, invites, keys and limits, as the routes under /admin",
     "db": "bring the database to this version, check it, copy it",
 }
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     make_tiny = commands["make-tiny"]
     make_tiny.add_argument("folder", type=Path, help="a new or empty folder")
     make_tiny.add_argument("--seed", type=int, default=0, help="other weights (default 0)")
+    _add_bench(commands["bench"])
     _add_admin(commands["admin"])
     _add_db(commands["db"])
     return parser
@@ -128,6 +130,67 @@ def _add_transcribe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", help="names and words that may occur")
     parser.add_argument("--format", default="text", choices=("text", "json", "srt", "vtt"))
     _add_models(parser)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    target = parser.add_argument_group("what is measured")
+    target.add_argument("--url", help="any server with the OpenAI audio API, which runs already")
+    target.add_argument("--api-key", metavar="KEY", help="for --url")
+    target.add_argument(
+        "--random",
+        choices=("tiny", "0.6b", "1.7b"),
+        help="a random checkpoint made on the spot; lengths are forced",
+    )
+    target.add_argument(
+        "--checkpoints", type=Path, metavar="FOLDER", help="keep random checkpoints for next time"
+    )
+    target.add_argument("--fake", action="store_true", help="no model: the web side alone")
+    target.add_argument("--engine", action="store_true", help="the engine alone, without HTTP")
+    target.add_argument("--threads", metavar="N", help="that compute (default: every core)")
+    _add_models(parser)
+    work = parser.add_argument_group("what is asked for")
+    work.add_argument("--work", choices=("speech", "transcription"), default="speech")
+    work.add_argument("--model", help="its name in requests")
+    work.add_argument("--voice", default="alloy", help="default: alloy")
+    work.add_argument("--response-format", choices=("pcm", "wav"), default="pcm")
+    work.add_argument("--texts", type=Path, metavar="FILE", help="to speak, one a line")
+    work.add_argument("--frames", metavar="N", help="of 80 ms that each answer must have")
+    work.add_argument("--clip-seconds", metavar="S", help="of made-up recordings (default 10)")
+    work.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help='recordings with texts, [{"file": ..., "text": ...}]: word error rates',
+    )
+    work.add_argument("--language", help="sent with every request")
+    work.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one more field of every request; null leaves one out",
+    )
+    _add_bench_load(parser)
+
+
+def _add_bench_load(parser: argparse.ArgumentParser) -> None:
+    load = parser.add_argument_group("how much at once")
+    load.add_argument("--concurrency", metavar="N,N,...", help="closed loops (default 1)")
+    load.add_argument("--rate", metavar="N,N,...", help="open loops: requests a second, Poisson")
+    load.add_argument("--requests", metavar="N", help="in each point (default: two turns of all)")
+    load.add_argument("--duration", metavar="S", help="of each point instead (open: 30)")
+    load.add_argument("--warm-up", default="2", metavar="N", help="requests before each point")
+    load.add_argument("--seed", default="0", metavar="N", help="of the random arrivals")
+    result = parser.add_argument_group("what is left behind")
+    result.add_argument("--out", type=Path, metavar="FILE", help="the result as JSON")
+    result.add_argument(
+        "--plot", type=Path, metavar="FILE", help="latency against load as PNG or SVG"
+    )
+    topics = parser.add_subparsers(dest="topic", metavar="[compare A B]")
+    compare = topics.add_parser("compare", help="two results side by side, as ratios")
+    compare.add_argument("first", type=Path, metavar="A.json")
+    compare.add_argument("second", type=Path, metavar="B.json")
+    compare.add_argument("--plot", type=Path, metavar="FILE", help="both in one picture")
 
 
 def _add_admin(parser: argparse.ArgumentParser) -> None:

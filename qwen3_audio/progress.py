@@ -1,11 +1,14 @@
 """How far long work has come: a bar on a terminal, a few lines in a log."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 Report = Callable[[str], None]
 NUM_LINES = 10
+NUM_COUNT_LINES = 4
 
 
 @contextmanager
@@ -29,6 +32,38 @@ def byte_progress(what: str, total_bytes: int, report: Report) -> Iterator[Calla
             report(f"{what}: {100 * reached // NUM_LINES} %")
 
     yield advance
+
+
+@contextmanager
+def counting_progress(what: str, total: int | None, report: Report) -> Iterator[Callable[[], None]]:
+    """Gives a function to call, from any thread, when one more is done; None: nobody knows of how
+    many, and a log has one line at the end."""
+    lock, num_done, num_shown = threading.Lock(), 0, 0
+    bar: Any = None
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        bar = tqdm(total=total, desc=what, leave=False)
+
+    def advance() -> None:
+        nonlocal num_done, num_shown
+        with lock:
+            num_done += 1
+            if bar is not None:
+                bar.update(1)
+                return
+            reached = NUM_COUNT_LINES * num_done // max(total or 0, 1)
+            if total is not None and num_shown < reached < NUM_COUNT_LINES:
+                num_shown = reached
+                report(f"{what}: {num_done} of {total}")
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.close()
+        else:
+            report(f"{what}: {num_done} done")
 
 
 @contextmanager

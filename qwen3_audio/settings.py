@@ -82,6 +82,10 @@ def _device(text: str) -> str:
     return "cuda:0" if text.lower() == "cuda" else text.lower()
 
 
+def _threads(text: str) -> int:
+    return int(_int(1, 4096)(text.partition(",")[0].strip()))  # OpenMP's may be a list
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -125,6 +129,8 @@ class Settings:
     qwen_tts_device: str | None = _setting(None, _device)  # None: cuda:0 if there is one, else cpu
     qwen_tts_dtype: str = _setting("bfloat16", _one_of(*DTYPES))
     qwen_tts_attn: str = _setting("flash_attention_2", _one_of(*ATTENTIONS), keeps_empty=True)
+
+    omp_num_threads: int | None = _setting(None, _threads)  # None: by affinity and cgroup
 
     host: str = _setting("0.0.0.0", _text)
     port: int = _setting(8000, _int(0, 65_535))
@@ -222,6 +228,12 @@ def hand_down(values: Mapping[str, str | None]) -> None:
         os.environ.pop(name, None)
         if text is not None:
             os.environ[name] = text
+
+
+def child_environment(values: Mapping[str, str | None]) -> dict[str, str]:
+    """This process's environment for a child, with these variables set or (None) unset."""
+    kept = {name: text for name, text in os.environ.items() if name not in values}
+    return kept | {name: text for name, text in values.items() if text is not None}
 
 
 def suggest(values: Mapping[str, str]) -> None:

@@ -60,12 +60,14 @@ MAY_IMPORT = {
     "demo": FLOOR | {"progress", "random_weights"},
     "doctor": FLOOR | {"engine", "hub", "selection"},
     "assembly": FLOOR | {"demo", "engine", "progress", "selection", "service", "store", "web"},
+    "bench": FLOOR | {"assembly", "audio", "progress", "random_weights"},
     "asgi": FLOOR | {"assembly"},
     "commands": FLOOR
     | {
         "accounts",
         "assembly",
         "audio",
+        "bench",
         "demo",
         "doctor",
         "fake",
@@ -84,7 +86,7 @@ OUTSIDE = {
     "fake": {"numpy"},
     "audio": {"av", "numpy", "soxr"},
     "models": {"numpy", "torch"},
-    "kernels": {"numpy", "safetensors", "torch"},
+    "kernels": {"numba", "numpy", "safetensors", "torch"},
     "engine": {"numpy", "safetensors", "tokenizers", "torch"},
     "random_weights": {"numpy", "safetensors", "torch"},
     "store": {"alembic", "sqlalchemy"},
@@ -101,6 +103,7 @@ OUTSIDE = {
     "web": {"fastapi", "prometheus_client", "pydantic", "starlette"},
     "hub": {"huggingface_hub"},
     "progress": {"tqdm"},
+    "bench": {"jiwer", "matplotlib", "numpy", "whisper_normalizer"},
     "assembly": {"fastapi", "sqlalchemy"},
     "commands": {"fastapi", "sqlalchemy", "uvicorn"},
 }
@@ -218,6 +221,13 @@ def test_the_engine_runs_where_only_torch_and_its_tokenizer_are() -> None:
         " prometheus_client transformers",
         "import qwen3_audio.engine.local, qwen3_audio.random_weights.tts,"
         " qwen3_audio.random_weights.asr",
+    )
+
+
+def test_a_bench_of_a_server_needs_neither_torch_nor_pictures_and_word_rates() -> None:
+    run_with_blocked(
+        "torch safetensors tokenizers matplotlib jiwer whisper_normalizer",
+        "import qwen3_audio.commands.bench",
     )
 
 

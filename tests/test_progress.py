@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from qwen3_audio.progress import byte_progress, loading_progress
+from qwen3_audio.progress import byte_progress, counting_progress, loading_progress
 
 
 class Terminal(io.StringIO):
@@ -60,3 +60,28 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines == []
     assert "x/y: 100%" in terminal.getvalue()
     assert "b: 100%" in terminal.getvalue()
+
+
+def test_counted_work_shows_every_quarter_and_the_end(lines: list[str]) -> None:
+    with counting_progress("8 at once", 40, lines.append) as advance:
+        for _ in range(40):
+            advance()
+    assert lines == [f"8 at once: {number} of 40" for number in (10, 20, 30)] + [
+        "8 at once: 40 done"
+    ]
+
+
+def test_work_of_unknown_length_has_one_line(lines: list[str]) -> None:
+    with counting_progress("8 at once", None, lines.append) as advance:
+        advance()
+        advance()
+    assert lines == ["8 at once: 2 done"]
+
+
+def test_counted_work_has_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, lines = Terminal(), list[str]()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with counting_progress("8 at once", 3, lines.append) as advance:
+        advance()
+    assert "8 at once" in terminal.getvalue()
+    assert lines == []

@@ -102,12 +102,12 @@ def summarise(our_rows: Sequence[Row], their_rows: Sequence[Row]) -> Row:
     }
 
 
-def describe(results: dict[str, Row]) -> str:
+def describe(results: dict[str, Row], them: str = "official") -> str:
     head = [
         "",
         "ours best s",
         "median",
-        "official best s",
+        f"{them} best s",
         "median",
         "ratio best",
         "median",

@@ -116,7 +116,7 @@ def test_a_part_measured_again_replaces_itself_alone(tmp_path: Path) -> None:
 
 def test_a_result_names_no_folder_of_the_machine(tmp_path: Path) -> None:
     text = report.write_result("some", {"a": 1}, tmp_path).read_text(encoding="utf-8")
-    assert "/" not in text.replace(report.machine()["cpu"], "")
+    assert "/" not in text.replace(report.describe_machine()["cpu"], "")
 
 
 def test_a_missed_bound_makes_the_exit_code_1() -> None:
