@@ -27,6 +27,8 @@ log = logging.getLogger("qwen3_audio")
 # torch's wrapper keeps them once more. Speech and recordings come in every length. One shape of
 # the codec needs 30, which take 4 ms to make again.
 KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "40", "LRU_CACHE_CAPACITY": "1"}
+# torch's idle threads would go on spinning on cores that the kernels' own threads then lack.
+IDLE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 M_ARENA_MAX = -8  # of glibc's mallopt
 MAX_ARENAS = 1  # each keeps what its threads have freed
 
@@ -64,6 +66,7 @@ def choose_checkpoints(
 
 def load_backend(checkpoints: Sequence[Checkpoint], settings: Settings) -> "LocalBackend":
     """The engine of this process with all checkpoints loaded."""
+    suggest(IDLE_THREADS)
     bound_memory()
     from qwen3_audio.engine.local import build_backend
 

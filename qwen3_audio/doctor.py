@@ -2,23 +2,32 @@
 
 import importlib
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from qwen3_audio.checkpoints import Checkpoint
 from qwen3_audio.errors import StartError
 from qwen3_audio.hub import find_here
-from qwen3_audio.machine import allowed_cores, available_memory_bytes
+from qwen3_audio.machine import allowed_cores, available_memory_bytes, processor_features
 from qwen3_audio.selection import list_sources, open_source, select_checkpoints
 from qwen3_audio.settings import Settings
 
+if TYPE_CHECKING:
+    from qwen3_audio.engine.device import Device
+
+ARM = ("arm64", "aarch64")
 CODECS = ("libmp3lame", "libopus", "aac", "flac")
 NO_GPU_HINT = (
     "if this machine has an NVIDIA GPU: install its driver; in Docker also the NVIDIA Container"
     " Toolkit, and start with --gpus all or a compose file that asks for the GPU"
 )
+COMPILER_HINT = "a C compiler (cc: gcc or clang) makes it faster"
+NUMBA_HINT = "numba too (pip install 'qwen3-audio[cpu]'), though less"
 ADVICE = (
     "A cloned voice sounds wrong or reads the wrong thing: the transcript of the reference must"
     " match what is said in it.",
@@ -44,24 +53,21 @@ class Finding:
 
 def examine(settings: Settings, model_paths: Sequence[str], *, is_demo: bool) -> list[Finding]:
     """Everything worth saying, in the order in which a start would meet it; loads no weights."""
-    folders: list[Path] = []
-    findings = [] if is_demo else list(_examine_models(settings, model_paths, folders))
+    found: list[Checkpoint] = []
+    findings = [] if is_demo else list(_examine_models(settings, model_paths, found))
     if is_demo:
         findings = [Finding(Level.OK, f"models: the demo's own, kept in {settings.cache_dir}")]
-    device = list(_examine_device(settings))
-    has_gpu = any(finding.text.startswith("device: cuda") for finding in device)
     return [
         *findings,
-        *device,
+        *_examine_device(settings, found),
         *_examine_processor(),
-        *_examine_memory(folders, has_gpu=has_gpu),
         *_examine_folders(settings),
         *_examine_codecs(),
     ]
 
 
 def _examine_models(
-    settings: Settings, model_paths: Sequence[str], folders: list[Path]
+    settings: Settings, model_paths: Sequence[str], found: list[Checkpoint]
 ) -> Iterator[Finding]:
     sources = list_sources(settings, model_paths)
     if not sources:
@@ -82,7 +88,7 @@ def _examine_models(
             is_all_here = False
             yield Finding(Level.PROBLEM, f"models: {error}")
             continue
-        folders.append(checkpoint.folder)
+        found.append(checkpoint)
         text = f"models: {source.label} is {checkpoint.kind} in {checkpoint.folder}"
         yield Finding(Level.OK, f"{text}, {_size_bytes(checkpoint.folder) / 1e9:.2f} GB")
     if is_all_here:
@@ -100,7 +106,7 @@ def _download_text(label: str, value: str, settings: Settings) -> str:
     )
 
 
-def _examine_device(settings: Settings) -> Iterator[Finding]:
+def _examine_device(settings: Settings, found: Sequence[Checkpoint]) -> Iterator[Finding]:
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:
@@ -113,7 +119,7 @@ def _examine_device(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.OK, f"device: cpu, {settings.qwen_tts_dtype}")
         if not num_gpus and settings.qwen_tts_device is None:
             yield Finding(Level.NOTE, f"device: no GPU is seen; {_gpu_hint()}")
-        yield _bfloat16_finding(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        yield from _examine_cpu(settings, found)
         return
     index = int(device.removeprefix("cuda:"))
     if index >= num_gpus:
@@ -131,6 +137,53 @@ def _examine_device(settings: Settings) -> Iterator[Finding]:
     )
 
 
+def _examine_cpu(settings: Settings, found: Sequence[Checkpoint]) -> Iterator[Finding]:
+    """Chooses as a start does: what can be compiled is compiled."""
+    from qwen3_audio.engine.device import Device, has_bfloat16
+
+    device = Device.choose(settings)
+    yield _bfloat16_finding(has_bfloat16())
+    yield from _products_findings(device, settings)
+    yield from _examine_memory(found, device)
+    if device.kernels is not None:
+        device.kernels.close()
+
+
+def _products_findings(device: "Device", settings: Settings) -> Iterator[Finding]:
+    text = f"products: {device.products} in {device.precision}"
+    if device.kernels is None:
+        can_numba = device.numba is None and device.precision == "bfloat16"
+        hint = f"{COMPILER_HINT}, {NUMBA_HINT}" if can_numba else COMPILER_HINT
+        yield Finding(Level.NOTE, f"{text}, because {'; '.join(device.missing)}; {hint}")
+        if settings.qwen_tts_dtype == "int8":
+            yield Finding(
+                Level.NOTE,
+                f"int8: needs the compiled kernels, so the weights stay in {device.precision}:"
+                " all works, in more memory and about half as fast",
+            )
+        return
+    yield Finding(Level.OK, f"{text}, threads: {device.kernels.num_threads}")
+    missing = _missing_features(device, processor_features())
+    if missing:
+        yield Finding(
+            Level.NOTE,
+            f"products: {missing}: the kernels are compiled without it, with the same results,"
+            " slower",
+        )
+
+
+def _missing_features(device: "Device", features: frozenset[str]) -> str:
+    """What the fastest loops want and this processor lacks."""
+    if "asimd" in features or (not features and platform.machine() in ARM):
+        return "this processor is an ARM and has no AVX-512"
+    if not features:
+        return ""  # the processor does not say
+    if "avx512f" not in features:
+        return "this processor has no AVX-512"
+    has_vnni = "avx512_vnni" in features
+    return "this processor has no AVX-512 VNNI" if device.is_int8 and not has_vnni else ""
+
+
 def _gpu_hint() -> str:
     if Path("/proc/driver/nvidia/version").exists():
         return (
@@ -145,8 +198,8 @@ def _bfloat16_finding(is_fast: bool) -> Finding:
         return Finding(Level.OK, "bfloat16: this processor calculates in it")
     return Finding(
         Level.NOTE,
-        "bfloat16: this processor does not calculate in it: weights are kept in it, arithmetic"
-        " is float32",
+        "bfloat16: this processor does not calculate in it: weights are widened to float32 as"
+        " they are loaded, in twice the memory; int8 takes less",
     )
 
 
@@ -159,16 +212,26 @@ def _examine_processor() -> Iterator[Finding]:
         yield Finding(Level.OK, text)
 
 
-def _examine_memory(folders: Sequence[Path], *, has_gpu: bool) -> Iterator[Finding]:
+def _examine_memory(found: Sequence[Checkpoint], device: "Device") -> Iterator[Finding]:
+    from qwen3_audio.engine.memory import weight_bytes
+
     available_bytes = available_memory_bytes()
     if available_bytes is None:
         return
-    needed_bytes = sum(_size_bytes(folder) for folder in folders)
-    text = f"memory: {available_bytes / 1e9:.1f} GB available"
-    if needed_bytes > available_bytes and not has_gpu:
-        yield Finding(Level.PROBLEM, f"{text}, the weights alone are {needed_bytes / 1e9:.1f} GB")
+    try:
+        needed_gb = weight_bytes(found, device) / 1e9
+    except StartError as error:
+        yield Finding(Level.PROBLEM, f"models: {error}")
+        return
+    available_gb = available_bytes / 1e9
+    text = f"memory: {available_gb:.2f} GB available"
+    if needed_gb > available_gb:
+        yield Finding(
+            Level.PROBLEM,
+            f"{text}, the weights alone are {needed_gb:.2f} GB in {device.precision}",
+        )
     else:
-        yield Finding(Level.OK, f"{text}, weights {needed_bytes / 1e9:.1f} GB")
+        yield Finding(Level.OK, f"{text}, weights {needed_gb:.2f} GB in {device.precision}")
 
 
 def _examine_folders(settings: Settings) -> Iterator[Finding]:

@@ -22,15 +22,39 @@ def allowed_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
 def available_memory_bytes(
     meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
 ) -> int | None:
-    """What this process may still take: the machine's and its cgroup's; None if neither says."""
+    """What this process may still take: the machine's and its cgroup's; None if neither says.
+
+    Pages of files count as free, as they do in the machine's own figure: they are given up first.
+    """
     figures = []
     words = _read_words(meminfo)
     if "MemAvailable:" in words:
         figures.append(int(words[words.index("MemAvailable:") + 1]) * 1024)
-    limits = (*_read_words(cgroup / "memory.max"), *_read_words(cgroup / "memory.current"))
-    if len(limits) == 2 and all(word.isdigit() for word in limits):
-        figures.append(max(0, int(limits[0]) - int(limits[1])))
+    for limit, used, folder, prefix in (
+        ("memory.max", "memory.current", cgroup, ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", cgroup / "memory", "total_"),
+    ):
+        limits = (*_read_words(folder / limit), *_read_words(folder / used))
+        if len(limits) == 2 and all(word.isdigit() for word in limits):
+            of_files = _count_file_bytes(folder / "memory.stat", prefix)
+            figures.append(max(0, int(limits[0]) - int(limits[1]) + of_files))
     return min(figures, default=None)
+
+
+def _count_file_bytes(stat: Path, prefix: str) -> int:
+    words = _read_words(stat)
+    figures = dict(zip(words[::2], words[1::2], strict=False))
+    return sum(int(figures.get(f"{prefix}{key}_file", 0)) for key in ("inactive", "active"))
+
+
+def processor_features(cpu_info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the processor says that it can, in its own words; nothing where it does not say."""
+    try:
+        lines = cpu_info.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    named = (line for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(named, "").partition(":")[2].split())
 
 
 def _read_words(path: Path) -> list[str]:

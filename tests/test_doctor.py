@@ -2,12 +2,14 @@
 
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from kernel_caches import cache_with_numba_alone, home_with_kernels
 
 from qwen3_audio import doctor
 from qwen3_audio.cli import build_parser, run
@@ -17,10 +19,13 @@ from qwen3_audio.settings import VARIABLES, Settings
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def bare_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PORT", "0")
+    monkeypatch.setenv("HOME", str(home_with_kernels(tmp_path_factory.getbasetemp())))
     monkeypatch.chdir(tmp_path)
 
 
@@ -145,6 +150,68 @@ def test_weights_larger_than_memory_are_a_problem(
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 1000)
     (problem,) = problems(Settings(), str(tiny_asr / "tiny-asr"))
     assert "the weights alone are" in problem
+
+
+def products_texts(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    features: str,
+    dtype: str = "bfloat16",
+    cache: Path | None = None,
+) -> list[str]:
+    monkeypatch.setattr(doctor, "processor_features", lambda: frozenset(features.split()))
+    settings = Settings(qwen_tts_device="cpu", qwen_tts_dtype=dtype, xdg_cache_home=cache)
+    findings = examine(settings, [], is_demo=True)
+    assert all(finding.level is not Level.PROBLEM for finding in findings)
+    return [f.text for f in findings if f.text.startswith(("products", "int8"))]
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(
+    ("features", "dtype", "words"),
+    [
+        ("avx2 fma", "bfloat16", "this processor has no AVX-512: the kernels are compiled without"),
+        ("fp asimd", "int8", "this processor is an ARM and has no AVX-512"),
+        ("avx2 avx512f", "int8", "this processor has no AVX-512 VNNI"),
+    ],
+)
+def test_a_processor_without_the_fast_loops_is_noted(
+    monkeypatch: pytest.MonkeyPatch, features: str, dtype: str, words: str
+) -> None:
+    used, noted = products_texts(monkeypatch, features=features, dtype=dtype)
+    assert used.startswith(f"products: compiled kernels in {dtype}, threads: ")
+    assert words in noted
+
+
+@pytest.mark.compiler
+def test_the_fastest_is_named_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    (used,) = products_texts(monkeypatch, features="avx512f avx512_vnni", dtype="int8")
+    assert used.startswith("products: compiled kernels in int8")
+
+
+def test_without_a_compiler_and_numba_it_is_said_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delitem(sys.modules, "qwen3_audio.kernels.numba_kernel", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr("qwen3_audio.engine.device.has_bfloat16", lambda: True)
+    used, int8 = products_texts(monkeypatch, features="avx2", dtype="int8", cache=tmp_path)
+    assert used.startswith("products: torch in bfloat16, because there is no C compiler (cc)")
+    assert "gcc or clang" in used and "pip install 'qwen3-audio[cpu]'" in used
+    assert "weights stay in bfloat16: all works, in more memory" in int8
+
+
+@pytest.mark.numba
+def test_numba_is_named_where_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = cache_with_numba_alone(tmp_path_factory.getbasetemp())
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr("qwen3_audio.engine.device.has_bfloat16", lambda: True)
+    (used,) = products_texts(monkeypatch, features="avx2", cache=cache)
+    assert used.startswith("products: numba in bfloat16, because there is no C compiler")
+    assert "pip install" not in used
 
 
 def test_a_port_in_use_is_a_problem(

@@ -17,7 +17,7 @@ from qwen3_audio.engine.asr_prompt import (
     build_prompt,
     parse_output,
 )
-from qwen3_audio.engine.engine import Ending
+from qwen3_audio.engine.engine import Ending, Runner
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.sampling import Choose, RowSettings, choose, draw_keys
 from qwen3_audio.engine.scheduler import Scheduler
@@ -72,7 +72,7 @@ class AsrSequence(Sequence):
         self.stream = TextStream(self.language)
 
 
-class AsrRunner:
+class AsrRunner(Runner):
     """Runs one ASR checkpoint. Everything here happens on the engine's thread."""
 
     kind = ModelKind.ASR

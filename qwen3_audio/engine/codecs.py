@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from qwen3_audio.engine.device import Device
-from qwen3_audio.engine.weights import Report, Weights, read_json, weight_files
+from qwen3_audio.engine.weights import Report, Weights, naming, read_json, weight_files
 from qwen3_audio.models.codec import CodecDecoder
 
 
@@ -39,7 +39,8 @@ class SharedCodecs:
             if codec.config == config and _have_same_weights(codec.folder, folder):
                 return codec
         weights = codec_weights(checkpoint_folder, self._device, report)
-        decoder = CodecDecoder.from_weights(config, weights, dtype=self._device.dtype)
+        with naming(folder / "config.json"):
+            decoder = CodecDecoder.from_weights(config, weights, dtype=self._device.dtype)
         self._codecs.append(Codec(folder, config, decoder))
         return self._codecs[-1]
 

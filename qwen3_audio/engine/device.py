@@ -1,6 +1,5 @@
-"""Where everything runs, in which precision and on how many threads."""
+"""Where everything runs, in which precision, on how many threads, and what makes the products."""
 
-import logging
 import math
 from dataclasses import dataclass
 
@@ -8,11 +7,10 @@ import torch
 
 from qwen3_audio.errors import StartError
 from qwen3_audio.kernels.compiled import NoKernels
+from qwen3_audio.kernels.numba_products import NoNumba, NumbaProducts
 from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.machine import allowed_cores
 from qwen3_audio.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +21,27 @@ class Device:
     dtype: torch.dtype
     kernels: Kernels | None = None
     is_int8: bool = False  # decoder stacks and heads; all else is in `dtype`
+    numba: NumbaProducts | None = None  # without kernels, for bfloat16 weights
+    missing: tuple[str, ...] = ()  # why nothing faster is used, best first
 
     @property
     def activations(self) -> torch.dtype:
-        """With the kernels, small weights meet exact activations."""
-        return torch.float32 if self.kernels else self.dtype
+        """With kernels or numba, small weights meet exact activations."""
+        return torch.float32 if self.kernels or self.numba else self.dtype
+
+    @property
+    def precision(self) -> str:
+        return "int8" if self.is_int8 else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def products(self) -> str:
+        """What makes the products of a step, for people."""
+        if self.kernels is not None:
+            return "compiled kernels"
+        return "torch" if self.numba is None else "numba"
 
     def __str__(self) -> str:
-        precision = "int8" if self.is_int8 else str(self.dtype).removeprefix("torch.")
-        return f"{self.device} in {precision}"
+        return f"{self.device} in {self.precision}"
 
     @classmethod
     def choose(cls, settings: Settings) -> "Device":
@@ -52,18 +62,41 @@ class Device:
 
     @classmethod
     def _choose_cpu(cls, device: torch.device, settings: Settings) -> "Device":
-        torch.set_num_threads(min(torch.get_num_threads(), math.ceil(allowed_cores())))
+        torch.set_num_threads(count_threads(settings))
         wants_exact = settings.qwen_tts_dtype in ("float32", "float16")
-        has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        dtype = torch.bfloat16 if has_bfloat16 and not wants_exact else torch.float32
-        kernels = _open_kernels(settings)
-        is_int8 = settings.qwen_tts_dtype == "int8" and kernels is not None
-        return cls(device, dtype, kernels, is_int8)
+        dtype = torch.bfloat16 if has_bfloat16() and not wants_exact else torch.float32
+        try:
+            kernels = Kernels(settings.cache_dir / "kernels", torch.get_num_threads())
+        except NoKernels as why:
+            numba, missing = _open_numba(settings, dtype, str(why))
+            return cls(device, dtype, numba=numba, missing=missing)
+        return cls(device, dtype, kernels, is_int8=settings.qwen_tts_dtype == "int8")
+
+    def explain_missing(self, wants_int8: bool) -> str:
+        """Why it is slower here than it could be, and what an int8 becomes."""
+        text = f"No compiled kernels: {'; '.join(self.missing)}. "
+        if wants_int8:
+            text += f"int8 needs them: weights stay in {self.precision}. "
+        return f"{text}{self.products.capitalize()} does their work, slower"
 
 
-def _open_kernels(settings: Settings) -> Kernels | None:
+def has_bfloat16() -> bool:
+    """Whether torch's products of bfloat16 numbers are fast on this processor."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def count_threads(settings: Settings) -> int:
+    """OMP_NUM_THREADS or as many as there are cores, and never more than may be used."""
+    wanted = settings.omp_num_threads or torch.get_num_threads()
+    return min(wanted, math.ceil(allowed_cores()))
+
+
+def _open_numba(
+    settings: Settings, dtype: torch.dtype, why: str
+) -> tuple[NumbaProducts | None, tuple[str, ...]]:
+    if dtype is not torch.bfloat16:
+        return None, (why,)  # torch is as fast in float32
     try:
-        return Kernels(settings.cache_dir / "kernels", torch.get_num_threads())
-    except NoKernels as why:
-        log.warning("No compiled kernels: %s. Everything works, slower", why)
-        return None
+        return NumbaProducts(settings.cache_dir / "numba", torch.get_num_threads()), (why,)
+    except NoNumba as error:
+        return None, (why, str(error))

@@ -38,6 +38,15 @@ class Runner(Protocol):
     kind: ModelKind
     scheduler: Scheduler[Any]
 
+    def connect(self, wake: Callable[[], None]) -> None:
+        """`wake`, from any thread, says that there is work again. For runners with such work."""
+        return None
+
+    @property
+    def has_work(self) -> bool:
+        """False: a step now would only wait, for requests or for what runs beside this thread."""
+        return not self.scheduler.is_idle
+
     def step(self) -> list[Ending]: ...
 
     def release(self, seq: Any) -> None:
@@ -62,6 +71,8 @@ class Engine:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._door = threading.Lock()  # nothing may enter the inbox behind the order to stop
         self._is_closed = False
+        for runner in runners:
+            runner.connect(self._wake)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -112,6 +123,9 @@ class Engine:
             self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    def _wake(self) -> None:
+        self._inbox.put(lambda: None)
+
     def _order(self, command: Callable[[], None]) -> None:
         with self._door:
             if self._is_closed:
@@ -123,18 +137,18 @@ class Engine:
     def _run(self) -> None:
         while self._read_inbox():
             for lane in self._lanes.values():
-                if not lane.runner.scheduler.is_idle:
+                if lane.runner.has_work:
                     self._step(lane)
         for lane in self._lanes.values():
             for seq in lane.runner.scheduler.everyone():
                 self._end(lane, seq, EndReason.CANCELLED, _closed())
 
     def _read_inbox(self) -> bool:
-        """Carry out all commands; sleep only when nobody runs. False: close."""
+        """Carry out all commands; sleep only while no runner has work. False: close."""
         while True:
-            is_idle = all(lane.runner.scheduler.is_idle for lane in self._lanes.values())
+            has_work = any(lane.runner.has_work for lane in self._lanes.values())
             try:
-                command = self._inbox.get(block=is_idle)
+                command = self._inbox.get(block=not has_work)
             except queue.Empty:
                 return True
             if command is None:

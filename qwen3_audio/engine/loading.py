@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,12 +19,22 @@ from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.prompts import PromptBuilder
 from qwen3_audio.engine.sampling import choose_on
 from qwen3_audio.engine.scheduler import Scheduler
+from qwen3_audio.engine.speech_sound import SoundMaker
 from qwen3_audio.engine.tokenizer import TextTokenizer
 from qwen3_audio.engine.tts import TtsRunner
-from qwen3_audio.engine.weights import GenerationDefaults, Report, Weights, read_json, weight_files
+from qwen3_audio.engine.weights import (
+    GenerationDefaults,
+    Report,
+    Weights,
+    naming,
+    read_json,
+    weight_files,
+)
+from qwen3_audio.errors import StartError
 from qwen3_audio.kernels.cpu_predictor import CpuCodePredictor
 from qwen3_audio.kernels.cpu_stack import CpuStack
 from qwen3_audio.kernels.int8_weights import Int8Weights, cache_path
+from qwen3_audio.kernels.numba_products import NumbaWeights
 from qwen3_audio.kernels.products import Int8Linear, KernelLinear
 from qwen3_audio.machine import available_memory_bytes
 from qwen3_audio.models.asr import AsrConfig, AudioEncoder, original_name
@@ -75,10 +87,12 @@ def load_speech(
     report: Report,
     *,
     codecs: SharedCodecs | None = None,
+    codec_thread: Executor | None = None,
 ) -> SpeechModel:
     """Load a TTS folder; raises StartError naming what is missing or damaged."""
     folder = checkpoint.folder
-    config = TalkerConfig.from_json(read_json(folder / "config.json"))
+    with naming(folder / "config.json"):
+        config = TalkerConfig.from_json(read_json(folder / "config.json"))
     codec = (codecs or SharedCodecs(device)).load(folder, report)
     weights = Weights(folder, dtype=device.dtype, device=device.device, report=report)
     talker = _build(
@@ -88,23 +102,30 @@ def load_speech(
         settings,
         device,
     )
+    check_shapes(talker.stack, folder)
+    check_shapes(talker.predictor.stack, folder)
     decoder = _paged_decoder(talker.stack, settings, device, MAX_POSITIONS)
     predict = None
     if device.kernels is not None:
         predict = CpuCodePredictor(device.kernels, talker.predictor, decoder.num_slots)
         talker.head = _kernel_linear(talker.head, device)
+    rate_hz = codec.config.get("output_sample_rate", 24_000)
+    per_frame = codec.config.get("decode_upsample_rate", 1920)
     runner = TtsRunner(
         checkpoint.kind,
         talker,
-        codec.decoder,
+        SoundMaker(
+            codec.decoder,
+            decoder.num_slots,
+            frames_per_s=rate_hz / per_frame,
+            executor=codec_thread,
+        ),
         defaults=GenerationDefaults.read(folder),
         decoder=decoder,
         scheduler=_scheduler(settings, decoder),
         predict=predict,
         choose=choose_on(device.kernels),
     )
-    rate_hz = codec.config.get("output_sample_rate", 24_000)
-    per_frame = codec.config.get("decode_upsample_rate", 1920)
     return SpeechModel(
         info=_speech_info(checkpoint, config),
         runner=runner,
@@ -158,7 +179,8 @@ def load_listening(
 ) -> ListeningModel:
     """Load an ASR folder of either layout; raises StartError naming what is missing or damaged."""
     folder = checkpoint.folder
-    config = AsrConfig.from_json(read_json(folder / "config.json"))
+    with naming(folder / "config.json"):
+        config = AsrConfig.from_json(read_json(folder / "config.json"))
     weights = Weights(
         folder, dtype=device.dtype, device=device.device, report=report, name_of=original_name
     )
@@ -170,6 +192,7 @@ def load_listening(
         settings,
         device,
     )
+    check_shapes(stack, folder)
     decoder = _paged_decoder(stack, settings, device, MAX_POSITIONS)
     tokenizer = TextTokenizer(folder)
     defaults = GenerationDefaults.read(folder)
@@ -216,6 +239,8 @@ def _build(
     device: Device,
 ) -> T:
     """Make a model of its weights, in int8 through a cache file if that is the precision."""
+    if device.numba is not None:
+        return make(NumbaWeights(weights, device.numba))
     if not device.is_int8 or device.kernels is None:
         return make(weights)
     files = weight_files(checkpoint.folder)
@@ -226,6 +251,26 @@ def _build(
     make(small)  # for what it quantises; the model itself is made again of the mapped file
     small.write()
     return make(Int8Weights(weights, device.kernels, path))
+
+
+def check_shapes(stack: Stack, folder: Path) -> None:
+    """StartError if config.json describes other weights than those that are there."""
+    c = stack.config
+    heads = c.num_heads * c.head_dim
+    expected = {
+        "qkv": (heads + 2 * c.num_kv_heads * c.head_dim, c.hidden_size),
+        "out": (c.hidden_size, heads),
+        "gate_up": (2 * c.intermediate_size, c.hidden_size),
+        "down": (c.hidden_size, c.intermediate_size),
+    }
+    for number, layer in enumerate(stack.layers):
+        for name, shape in expected.items():
+            found = tuple(getattr(layer, name).weight.shape)
+            if found != shape:
+                raise StartError(
+                    f"{folder / 'config.json'} does not fit the weights: {name} of layer {number}"
+                    f" would be {list(shape)}, and is {list(found)}"
+                )
 
 
 def _paged_decoder(

@@ -21,8 +21,9 @@ from qwen3_audio.engine.loading import (
     load_listening,
     load_speech,
 )
+from qwen3_audio.engine.memory import check_memory
 from qwen3_audio.engine.sink import Sink
-from qwen3_audio.engine.tts import SpeechSequence
+from qwen3_audio.engine.speech_sound import CodecThread, SpeechSequence
 from qwen3_audio.errors import BadRequest, NotLoaded
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import (
@@ -45,10 +46,14 @@ class LocalBackend:
     """Implements types.Backend. Everything that computes runs on the engine's thread."""
 
     def __init__(
-        self, speech: dict[ModelKind, SpeechModel], listening: ListeningModel | None, device: Device
+        self,
+        speech: dict[ModelKind, SpeechModel],
+        listening: ListeningModel | None,
+        device: Device,
+        codec_thread: CodecThread | None = None,
     ) -> None:
         self.where = str(device)  # with the precision, for people
-        self._device = device
+        self._device, self._codec_thread = device, codec_thread
         self._speech, self._listening = speech, listening
         self._ids = itertools.count()
         runners = [model.runner for model in speech.values()]
@@ -92,6 +97,8 @@ class LocalBackend:
 
     async def close(self) -> None:
         await self._engine.close()
+        if self._codec_thread is not None:
+            await asyncio.to_thread(self._codec_thread.shutdown)
         if self._device.kernels is not None:
             self._device.kernels.close()
 
@@ -143,7 +150,10 @@ def build_backend(
     Raises StartError in one sentence for whatever can't be loaded or run here.
     """
     device = Device.choose(settings)
-    codecs, listening = SharedCodecs(device), None
+    if device.missing:
+        log.warning("%s", device.explain_missing(settings.qwen_tts_dtype == "int8"))
+    check_memory(checkpoints, device)
+    codecs, codec_thread, listening = SharedCodecs(device), CodecThread.beside(device), None
     speech: dict[ModelKind, SpeechModel] = {}
     for checkpoint in checkpoints:
         if checkpoint.kind is ModelKind.ALIGNER:
@@ -152,6 +162,6 @@ def build_backend(
             listening = load_listening(checkpoint, settings, device, report)
         else:
             speech[checkpoint.kind] = load_speech(
-                checkpoint, settings, device, report, codecs=codecs
+                checkpoint, settings, device, report, codecs=codecs, codec_thread=codec_thread
             )
-    return LocalBackend(speech, listening, device)
+    return LocalBackend(speech, listening, device, codec_thread)

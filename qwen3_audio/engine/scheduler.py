@@ -55,6 +55,13 @@ class Scheduler(Generic[S]):
     def is_idle(self) -> bool:
         return not self.running and not self._lines
 
+    @property
+    def may_start(self) -> bool:
+        """Somebody waits and there is room for them."""
+        if not self._lines or not self.free_slots:
+            return False
+        return self.memory.can_reserve(self._next_in_line().num_reserved_positions)
+
     def add(self, seqs: list[S], *, is_admitted: bool = False) -> None:
         """Put a request's sequences in line, all or none; what was let in goes on unasked."""
         num_new = len({seq.line_id for seq in seqs} - self._lines.keys())

@@ -6,51 +6,27 @@ All state of a request lies in its slot of tensors made at start.
 Letters in shapes: S slots, B running requests, D talker width, Q code groups, V codec vocabulary.
 """
 
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3_audio.engine.engine import Ending
-from qwen3_audio.engine.guards import LoopDetector, SilenceDetector
+from qwen3_audio.engine.engine import Ending, Runner
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.prompts import NONE, Prompt
 from qwen3_audio.engine.sampling import Choose, RowSettings, choose, draw_keys, penalise
 from qwen3_audio.engine.scheduler import Scheduler
-from qwen3_audio.engine.sequence import Sequence
+from qwen3_audio.engine.speech_sound import SoundMaker, SpeechSequence
 from qwen3_audio.engine.weights import GenerationDefaults
 from qwen3_audio.models.code_predictor import FrameCache, Sampler
-from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.models.talker import Talker
-from qwen3_audio.types import EndReason, ModelKind, Sampling, SpeechEnd, SpeechRequest
+from qwen3_audio.types import EndReason, ModelKind, Sampling, SpeechEnd
 
 Predict = Callable[[Tensor, Tensor, Sampler], Tensor]
 MIN_FRAMES = 2  # the official generate() bans the end for the first two
 MIN_TEMPERATURE = 1e-5  # below it logits leave the range of float32; it is greedy long before
-CHUNK_FRAMES = (1, 2, 4, 8)  # sizes of the first pieces of sound; the last one stays
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class SpeechSequence(Sequence):
-    """A speech request in flight."""
-
-    request: SpeechRequest
-    prompt: Prompt
-    max_frames: int
-    loop: LoopDetector
-    silence: SilenceDetector
-    num_frames: int = 0
-    num_chunks: int = 0
-    waiting_codes: list[list[int]] = field(default_factory=list)  # frames not yet decoded
-    trailing: Tensor | None = None  # [N, D] text side of the frames to come
-
-    @property
-    def chunk_frames(self) -> int:
-        return CHUNK_FRAMES[min(self.num_chunks, len(CHUNK_FRAMES) - 1)]
 
 
 class _Slots:
@@ -81,14 +57,14 @@ class _Slots:
         )
 
 
-class TtsRunner:
+class TtsRunner(Runner):
     """Runs one TTS checkpoint. Everything here happens on the engine's thread."""
 
     def __init__(
         self,
         kind: ModelKind,
         talker: Talker,
-        codec: CodecDecoder,
+        sound: SoundMaker,
         *,
         defaults: GenerationDefaults,
         decoder: PagedDecoder,
@@ -101,11 +77,10 @@ class TtsRunner:
             talker.predictor, cache=FrameCache(talker.predictor, scheduler.num_slots)
         )
         self.choose = choose
-        self.kind, self.talker, self.codec = kind, talker, codec
+        self.kind, self.talker, self.sound = kind, talker, sound
         self.defaults, self.decoder, self.scheduler = defaults, decoder, scheduler
         num_slots, config = scheduler.num_slots, talker.config
         self.slots = _Slots(talker, num_slots)
-        self.codec_state = codec.new_state(num_slots)
         self.top_ks: dict[int, tuple[int, int]] = {}  # slot → talker's and predictor's, on the host
         with torch.inference_mode():
             pad = torch.tensor([config.text.pad], device=talker.device)
@@ -114,15 +89,26 @@ class TtsRunner:
         self.is_banned = (ids >= config.codebook_size) & (ids != config.codec.eos)
         self.is_eos = ids == config.codec.eos
 
+    def connect(self, wake: Callable[[], None]) -> None:
+        self.sound.wake = wake
+
+    @property
+    def has_work(self) -> bool:
+        """False: the next step would only wait for the codec."""
+        going = any(seq.reason is None for seq in self.scheduler.running.values())
+        return going or self.sound.has_news or self.scheduler.may_start
+
     @torch.inference_mode()
     def step(self) -> list[Ending]:
+        self._end_silent()
         plan = self.scheduler.plan()
-        if plan.decode:
-            self._advance(plan.decode)
+        going = [seq for seq in plan.decode if seq.reason is None]
+        if going:
+            self._advance(going)
         if plan.prefill:
             self._prefill(plan.prefill)
-        ended = self._make_frames(plan.decode + plan.prefill)
-        return self._make_sound(plan.decode + plan.prefill, ended)
+        self._make_frames(going + plan.prefill)
+        return self._make_sound(plan.decode + plan.prefill)
 
     def release(self, seq: SpeechSequence) -> None:
         self.decoder.release(seq)
@@ -154,10 +140,7 @@ class TtsRunner:
         self.top_ks[slot] = (min(talker[1], vocab), min(predictor[1], codebook))
         slots.seeds[slot], slots.frames[slot] = seq.request.seed, 0
         slots.seen[slot] = False
-        self.codec.reset(self.codec_state, self.decoder.index([seq]))
-        if seq.prompt.reference is not None:
-            codes = torch.from_numpy(seq.prompt.reference.astype(np.int64)).to(self.talker.device)
-            self.codec.warm(codes[None], self.codec_state, self.decoder.index([seq]))
+        self.sound.begin(slot, seq.prompt.reference)
 
     def _advance(self, seqs: list[SpeechSequence]) -> None:
         """One talker row each: the embedding of the frame before."""
@@ -166,30 +149,28 @@ class TtsRunner:
 
     # -- frames --------------------------------------------------------------------------------
 
-    def _make_frames(self, seqs: list[SpeechSequence]) -> dict[SpeechSequence, EndReason]:
-        """The next frame of each, or its end; a frame's codes wait for the codec."""
+    def _make_frames(self, seqs: list[SpeechSequence]) -> None:
+        """The next frame of each, or the reason of its end; a frame's codes wait for the codec."""
         if not seqs:
-            return {}
+            return
         slots = self.decoder.index(seqs)
         keys = draw_keys(
             self.slots.seeds[slots], self.slots.frames[slots], self.talker.config.num_code_groups
         )
         first = self._first_codes(slots, keys[:, 0], max(self.top_ks[s.slot][0] for s in seqs))
         is_end = (first == self.talker.config.codec.eos).tolist()
-        ended = {seq: EndReason.STOP for seq, end in zip(seqs, is_end, strict=True) if end}
+        for seq, end in zip(seqs, is_end, strict=True):
+            seq.reason = EndReason.STOP if end else None
         going = [row for row, end in enumerate(is_end) if not end]
         if not going:
-            return ended
-        if ended:
+            return
+        if len(going) < len(seqs):
             keep = torch.tensor(going, device=slots.device)
             slots, keys, first = slots[keep], keys[keep], first[keep]
         live = [seqs[row] for row in going]
         frames = self._rest_of_frames(live, slots, first, keys)
         for seq, frame in zip(live, frames, strict=True):
-            reason = self._take_frame(seq, frame)
-            if reason is not None:
-                ended[seq] = reason
-        return ended
+            seq.reason = self._take_frame(seq, frame)
 
     def _first_codes(self, slots: Tensor, keys: Tensor, max_top_k: int) -> Tensor:
         logits = self.talker.logits(self.slots.hidden[slots])
@@ -239,35 +220,22 @@ class TtsRunner:
 
     # -- sound ---------------------------------------------------------------------------------
 
-    def _make_sound(
-        self, seqs: list[SpeechSequence], ended: dict[SpeechSequence, EndReason]
-    ) -> list[Ending]:
-        """Decode what is due, emit it, and close those that ended."""
-        due = defaultdict(list)
-        for seq in seqs:
-            num_waiting = len(seq.waiting_codes)
-            if num_waiting and (seq in ended or num_waiting >= seq.chunk_frames):
-                due[num_waiting].append(seq)
-        for group in due.values():
-            for seq in self._decode(group):
-                ended.setdefault(seq, EndReason.SILENCE)
+    def _make_sound(self, seqs: list[SpeechSequence]) -> list[Ending]:
+        """Give the codec what is due as soon as it is free, and close those that are over."""
+        while self.sound.is_free and self.sound.start(seqs):
+            self._end_silent()
         return [
-            Ending(seq, reason, SpeechEnd(reason, seq.num_frames, len(seq.prompt.rows)))
-            for seq, reason in ended.items()
+            Ending(seq, seq.reason, SpeechEnd(seq.reason, seq.num_frames, len(seq.prompt.rows)))
+            for seq in seqs
+            if seq.is_over and seq.reason is not None
         ]
 
-    def _decode(self, seqs: list[SpeechSequence]) -> list[SpeechSequence]:
-        """One codec call for requests with equally many frames; returns those gone silent."""
-        codes = torch.tensor([seq.waiting_codes for seq in seqs], device=self.talker.device)
-        sound = self.codec.decode(codes, self.codec_state, self.decoder.index(seqs)).cpu().numpy()
-        silent = []
-        for seq, samples in zip(seqs, sound, strict=True):
-            seq.waiting_codes = []
-            seq.num_chunks += 1
-            seq.emit(samples)
-            if seq.silence.is_silence(samples):
-                silent.append(seq)
-        return silent
+    def _end_silent(self) -> None:
+        """Frames made while the silence was found are left out, however many there are."""
+        for seq in self.sound.collect():
+            if seq.waiting_codes or seq.reason not in (EndReason.LENGTH, EndReason.LOOP):
+                seq.waiting_codes.clear()
+                seq.num_frames, seq.reason = seq.num_decoded, EndReason.SILENCE
 
 
 def resolve(

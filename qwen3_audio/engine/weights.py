@@ -1,5 +1,6 @@
 """A folder's JSON, weights and generation defaults. Nothing in it is executed."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StartError(f"{path} holds no JSON object")
     return value
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the file in front of what is wrong in it."""
+    try:
+        yield
+    except StartError as error:
+        raise StartError(f"{path}: {error}") from error
 
 
 # A smaller tensor is copied: one view keeps the whole file mapped, with all pages that were read.

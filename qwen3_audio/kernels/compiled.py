@@ -15,7 +15,8 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("stack.c")
-FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-Wno-psabi")
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-Wno-psabi")
+TARGETS = (("-march=native",), ())  # compilers that know no such processor make plain code
 LIBRARIES = ("-lpthread", "-lm")
 COMPILE_LIMIT_S = 120
 
@@ -95,6 +96,7 @@ def open_library(cache_dir: Path) -> ctypes.CDLL:
     library.pool_open.restype = pointer
     library.pool_open.argtypes = (ctypes.c_int,)
     library.pool_close.argtypes = (pointer,)
+    library.pool_lend.argtypes = (pointer, ctypes.c_int)
     library.matrix_multiply.argtypes = (pointer, POINTER(Matrix), pointer, pointer, ctypes.c_int)
     library.stack_step.argtypes = (
         pointer, POINTER(Stack), POINTER(Cache), pointer, pointer, pointer, pointer,
@@ -119,7 +121,8 @@ def _fingerprint() -> str:
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    parts = (SOURCE.read_text(), " ".join(FLAGS), platform.machine(), features)
+    flags = " ".join((*FLAGS, *(flag for target in TARGETS for flag in target)))
+    parts = (SOURCE.read_text(), flags, platform.machine(), features)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -131,14 +134,18 @@ def _compile(path: Path) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
     try:
-        subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", name, *LIBRARIES],
-            check=True,
-            capture_output=True,
-            timeout=COMPILE_LIMIT_S,
-        )
+        _run_compiler(compiler, name)
         Path(name).replace(path)  # another process may have made it meanwhile: equal files
-    except subprocess.SubprocessError as error:
-        raise NoKernels(f"the C compiler could not make the kernels: {error}") from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _run_compiler(compiler: str, name: str) -> None:
+    for target in TARGETS:
+        words = [compiler, *FLAGS, *target, str(SOURCE), "-o", name, *LIBRARIES]
+        try:
+            subprocess.run(words, check=True, capture_output=True, timeout=COMPILE_LIMIT_S)
+            return
+        except subprocess.SubprocessError as error:
+            if target == TARGETS[-1]:
+                raise NoKernels(f"the C compiler could not make the kernels: {error}") from error

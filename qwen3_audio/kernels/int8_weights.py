@@ -1,6 +1,7 @@
 """Decoder weights as int8: quantised once into a cache file, mapped from there ever after."""
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +18,10 @@ from qwen3_audio.models.linear import Linear, join_linear
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+MADE_FOR = "made_for"  # in the file's metadata: its own name, which holds the checkpoint's digest
 FORMAT = 1  # of the cache file; another number makes all files anew
 EXACT = ("text_projection", "audio_tower", "small_to_mtp_projection")  # a small part of the work
-_SAMPLE_BYTES = 65_536
-_NUM_SAMPLES = 16
+_SAMPLE_BYTES = 4_096  # twice of each tensor
 
 
 class Int8Weights(Mapping[str, Tensor]):
@@ -53,7 +54,7 @@ class Int8Weights(Mapping[str, Tensor]):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
-            save_file(self._made, temporary)
+            save_file(self._made, temporary, metadata={MADE_FOR: self._path.stem})
             temporary.replace(self._path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -72,22 +73,36 @@ class Int8Weights(Mapping[str, Tensor]):
 
 
 def _open(path: Path) -> Any:
-    """The cache file, or None if there is none or it is torn."""
+    """The cache file, or None if there is none, it is torn or it is that of another checkpoint."""
     try:
-        return safe_open(str(path), framework="pt") if path.exists() else None
+        file = safe_open(str(path), framework="pt") if path.exists() else None
     except SafetensorError as error:
         log.warning("The cache file %s is damaged (%s) and made again", path.name, error)
         return None
+    if file is not None and (file.metadata() or {}).get(MADE_FOR) != path.stem:
+        log.warning("The cache file %s was made for other weights and is made again", path.name)
+        return None
+    return file
 
 
 def cache_path(cache_dir: Path, name: str, files: Sequence[Path]) -> Path:
     """Where the int8 form of a checkpoint's weight files is kept: told apart by their content."""
     digest = hashlib.sha256(str(FORMAT).encode())
     for path in files:
-        size_bytes = path.stat().st_size
-        digest.update(f"{path.name}:{size_bytes}".encode())
-        with path.open("rb") as file:
-            for step in range(_NUM_SAMPLES):
-                file.seek(step * max(size_bytes - _SAMPLE_BYTES, 0) // (_NUM_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
+        digest.update(f"{path.name}:{path.stat().st_size}".encode())
+        for sample in _samples(path):
+            digest.update(sample)
     return cache_dir / "int8" / f"{name}-{digest.hexdigest()[:16]}.safetensors"
+
+
+def _samples(path: Path) -> Iterator[bytes]:
+    """The header, and some of every tensor: a model trained further may differ in a few alone."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length)
+        yield header
+        for entry in json.loads(header).values():
+            begin, end = entry.get("data_offsets", (0, 0))
+            for at in (begin, (begin + end) // 2):
+                file.seek(8 + length + at)
+                yield file.read(min(_SAMPLE_BYTES, end - begin))

@@ -32,6 +32,10 @@ class Kernels:
         if pool is not None:
             self.library.pool_close(pool)
 
+    def lend(self, num_threads: int) -> None:
+        """Do with so many threads less, or more again if negative; from any thread."""
+        self.library.pool_lend(self.pool, num_threads)
+
     def multiply(self, matrix: compiled.Matrix, x: Tensor) -> Tensor:
         """x float32 [R, in] → float32 [R, out]."""
         x = x.contiguous()

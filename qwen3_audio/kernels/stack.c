@@ -342,6 +342,7 @@ struct Pool {
     atomic_int left;
     atomic_uint generation;
     atomic_int is_closing;
+    atomic_int lent; /* so many of the last threads leave their cores to somebody else */
     pthread_mutex_t mutex;
     pthread_cond_t wake;
 };
@@ -372,20 +373,30 @@ static inline void await(Phase *phase, int num_chunks) {
         pause_briefly(spins);
 }
 
+static inline int is_lent(const Worker *worker) {
+    const Pool *pool = worker->pool;
+    return worker - pool->workers >= pool->num_threads - atomic_load(&pool->lent);
+}
+
+static inline int has_work(const Worker *worker, unsigned seen) {
+    Pool *pool = worker->pool;
+    if (atomic_load_explicit(&pool->generation, memory_order_acquire) == seen) return 0;
+    return atomic_load(&pool->is_closing) || !is_lent(worker);
+}
+
 static void *work(void *argument) {
     Worker *worker = argument;
     Pool *pool = worker->pool;
     unsigned seen = 0;
     for (;;) {
         unsigned spins = 0;
-        while (atomic_load_explicit(&pool->generation, memory_order_acquire) == seen) {
-            if (++spins < SPINS_BEFORE_SLEEP) {
+        while (!has_work(worker, seen)) {
+            if (++spins < SPINS_BEFORE_SLEEP && !is_lent(worker)) {
                 pause_briefly(spins);
                 continue;
             }
             pthread_mutex_lock(&pool->mutex);
-            while (atomic_load(&pool->generation) == seen)
-                pthread_cond_wait(&pool->wake, &pool->mutex);
+            while (!has_work(worker, seen)) pthread_cond_wait(&pool->wake, &pool->mutex);
             pthread_mutex_unlock(&pool->mutex);
         }
         seen = atomic_load(&pool->generation);
@@ -402,7 +413,7 @@ static void run(Pool *pool, void (*task)(Worker *, void *), void *argument, int 
     pool->argument = argument;
     atomic_store(&pool->left, 0);
     atomic_store(&pool->entered, 0);
-    if (pool->num_threads > 1) {
+    if (pool->num_threads - atomic_load(&pool->lent) > 1) {
         pthread_mutex_lock(&pool->mutex);
         atomic_fetch_add_explicit(&pool->generation, 1, memory_order_release);
         pthread_cond_broadcast(&pool->wake);
@@ -431,6 +442,8 @@ Pool *pool_open(int num_threads) {
     }
     return pool;
 }
+
+void pool_lend(Pool *pool, int num_threads) { atomic_fetch_add(&pool->lent, num_threads); }
 
 void pool_close(Pool *pool) {
     pthread_mutex_lock(&pool->mutex);

@@ -73,7 +73,7 @@ class AudioConfig:
         audio: Json = {**defaults, **need(thinker, "audio_config", where)}
         if audio["activation_function"] != "gelu":
             raise StartError(
-                f"config.json: {where}audio_config.activation_function is"
+                f"{where}audio_config.activation_function is"
                 f" {audio['activation_function']!r}; only 'gelu' is known"
             )
         return cls(

@@ -12,7 +12,7 @@ Json = Mapping[str, Any]
 def need(config: Json, key: str, where: str) -> Any:
     """The value of a key that no checkpoint may lack."""
     if key not in config:
-        raise StartError(f"config.json has no {where}{key}, so this checkpoint can't be loaded")
+        raise StartError(f"{where}{key} is missing, so this checkpoint can't be loaded")
     return config[key]
 
 

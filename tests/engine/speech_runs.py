@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qwen3_audio.engine.guards import LoopDetector, SilenceDetector
 from qwen3_audio.engine.loading import SpeechModel
-from qwen3_audio.engine.tts import SpeechSequence
+from qwen3_audio.engine.speech_sound import SpeechSequence
 from qwen3_audio.types import EndReason, ModelKind, Pcm, Sampling, SpeechEnd, SpeechRequest
 
 FRAME_SAMPLES = 1920

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3_audio.engine.engine import Ending, Engine
+from qwen3_audio.engine.engine import Ending, Engine, Runner
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, PageBook
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.sequence import Sequence
@@ -40,7 +40,7 @@ class Count(Sequence):
     seq_id: int = field(default_factory=lambda: next(_ids))
 
 
-class CountRunner:
+class CountRunner(Runner):
     """Remembers which sequences shared each step, and what was released."""
 
     def __init__(self, kind: ModelKind = KIND, *, num_slots: int = 4, max_waiting: int = 100):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from qwen3_audio.engine.asr import AsrSequence, PieceEnd, PieceText
 from qwen3_audio.engine.asr_prompt import token_limit
-from qwen3_audio.engine.engine import Ending, Engine
+from qwen3_audio.engine.engine import Ending, Engine, Runner
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, PageBook
 from qwen3_audio.engine.listening import transcribe
 from qwen3_audio.engine.loading import ListeningModel
@@ -63,7 +63,7 @@ class Answer:
 Answers = Callable[[AsrSequence], Answer]
 
 
-class ListRunner:
+class ListRunner(Runner):
     """A runner without a model; remembers what it was asked, in order, and in which step."""
 
     kind = ModelKind.ASR

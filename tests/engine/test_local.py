@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import json
+import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -47,14 +49,20 @@ class Starter:
         self._cache = cache
         self.reports: list[tuple[str, int, int]] = []
 
+    def folder_of(self, name: str) -> Path:
+        return self._folders[name]
+
     def start(self, *names: str, **env: str) -> LocalBackend:
+        return self.start_folder(*(self._folders[name] for name in names), **env)
+
+    def start_folder(self, *folders: Path, **env: str) -> LocalBackend:
         plain = {
             "QWEN_TTS_DEVICE": "cpu",
             "QWEN_TTS_DTYPE": "float32",
             "MAX_RUNNING": "4",
             "XDG_CACHE_HOME": str(self._cache),
         }
-        checkpoints = [open_checkpoint(self._folders[name]) for name in names]
+        checkpoints = [open_checkpoint(folder) for folder in folders]
         return build_backend(
             checkpoints, Settings.from_env(plain | env), lambda *r: self.reports.append(r)
         )
@@ -223,6 +231,32 @@ def test_what_is_not_loaded_is_refused(
             await act(backend)
 
     starter.run(test, "tiny-CustomVoice")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("tiny-CustomVoice", "talker_config"), ("tiny-asr", "text_config")]
+)
+@pytest.mark.parametrize(("key", "value"), [("hidden_size", 80), ("num_attention_heads", 6)])
+def test_a_config_that_does_not_fit_its_weights_stops_the_start(
+    starter: Starter, tmp_path: Path, name: str, part: str, key: str, value: int
+) -> None:
+    folder = shutil.copytree(starter.folder_of(name), tmp_path / name)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    inner = config[part] if part in config else config["thinker_config"][part]
+    inner[key] = value
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(StartError, match=f"{name}/config.json does not fit the weights"):
+        starter.start_folder(folder)
+
+
+@pytest.mark.parametrize("key", ["text_config", "audio_config"])
+def test_a_config_that_lacks_a_part_is_named(starter: Starter, tmp_path: Path, key: str) -> None:
+    folder = shutil.copytree(starter.folder_of("tiny-asr"), tmp_path / "asr")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    del config["thinker_config"][key]
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(StartError, match=f"asr/config.json: thinker_config.{key} is missing"):
+        starter.start_folder(folder)
 
 
 def test_bad_requests_fail_before_the_first_sound(starter: Starter) -> None:

@@ -169,7 +169,7 @@ def never_end(monkeypatch: pytest.MonkeyPatch, model: SpeechModel) -> None:
 
 
 def decode_whole(model: SpeechModel, codes: torch.Tensor) -> Pcm:
-    codec = model.runner.codec
+    codec = model.runner.sound.codec
     with torch.inference_mode():
         sound = codec.decode(codes[None], codec.new_state(1), torch.tensor([0]))
     return sound[0].float().numpy()
@@ -245,7 +245,7 @@ def test_silence_ends_after_four_seconds_at_the_end_of_a_piece(
     def decode(codes: torch.Tensor, *rest: object) -> torch.Tensor:
         return torch.zeros(codes.shape[0], codes.shape[1] * FRAME_SAMPLES)
 
-    monkeypatch.setattr(custom.runner.codec, "decode", decode)
+    monkeypatch.setattr(custom.runner.sound.codec, "decode", decode)
     never_end(monkeypatch, custom)
     speech = run_alone(custom, speech_of(custom, request_of(), max_frames=200))
     assert ended(speech) == (EndReason.SILENCE, 55)  # 1 + 2 + 4 + 6 * 8, the first above 50

@@ -101,6 +101,25 @@ def test_a_torn_cache_file_is_made_again(
     assert Int8Weights(weights, kernels, path).is_cached
 
 
+def test_a_cache_file_of_another_checkpoint_is_made_again(
+    kernels: Kernels, weights: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where somebody has given it the right name."""
+    path, other_path = tmp_path / "model-1.safetensors", tmp_path / "model-2.safetensors"
+    other = Int8Weights({name: -w for name, w in weights.items()}, kernels, other_path)
+    load_linear(other, NAMES)
+    other.write()
+    other_path.rename(path)
+    ours = Int8Weights(weights, kernels, path)
+    assert not ours.is_cached
+    assert caplog.messages == [
+        "The cache file model-1.safetensors was made for other weights and is made again"
+    ]
+    load_linear(ours, NAMES)
+    ours.write()
+    assert Int8Weights(weights, kernels, path).is_cached
+
+
 def test_small_layers_stay_exact(kernels: Kernels, tmp_path: Path) -> None:
     weights = {"talker.text_projection.linear_fc1.weight": draw(8, 8)}
     source = Int8Weights(weights, kernels, tmp_path / "none")
@@ -119,3 +138,13 @@ def test_other_weights_have_another_cache_file(tmp_path: Path) -> None:
         paths.append(cache_path(tmp_path, "model", [file]))
     assert paths[0] != paths[1]
     assert cache_path(tmp_path, "model", [tmp_path / "model.safetensors"]) == paths[1]
+
+
+def test_weights_that_differ_in_one_small_tensor_have_another_cache_file(tmp_path: Path) -> None:
+    """A model whose last layer was trained further, say."""
+    file, paths = tmp_path / "model.safetensors", []
+    for value in (0.0, 1.0):
+        tensors = {f"{at}": torch.zeros(500_000) for at in range(4)}
+        save_file(tensors | {"small": torch.full((9, 9), value)}, file)
+        paths.append(cache_path(tmp_path, "model", [file]))
+    assert paths[0] != paths[1]

@@ -17,7 +17,7 @@ from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.guards import LoopDetector, SilenceDetector
 from qwen3_audio.engine.loading import SpeechModel, load_speech
 from qwen3_audio.engine.local import hear_reference
-from qwen3_audio.engine.tts import SpeechSequence
+from qwen3_audio.engine.speech_sound import SpeechSequence
 from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import EndReason, Pcm, Sampling, SpeechRequest

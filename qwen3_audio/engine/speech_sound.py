@@ -1,0 +1,221 @@
+"""Codes in, sound out: the codec with the state of each slot, one piece of work at a time.
+
+On a CPU with two threads or more the codec has a thread beside the engine's (`CodecThread`): a
+talker step waits for memory and the codec for arithmetic, so that side by side they cost little
+more than the talker alone. Pieces are cut by count, so sound never depends on who was faster.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.guards import LoopDetector, SilenceDetector
+from qwen3_audio.engine.prompts import Prompt
+from qwen3_audio.engine.sequence import Sequence
+from qwen3_audio.kernels.products import Kernels
+from qwen3_audio.models.codec import CodecDecoder
+from qwen3_audio.types import Codes, EndReason, SpeechRequest
+
+CHUNK_FRAMES = (1, 2, 4, 8)  # sizes of the first pieces of sound; the last one stays
+MIN_THREADS = 2  # of the process, for the codec to have one of its own
+THREADS_PER_CODEC_THREAD = 4
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class SpeechSequence(Sequence):
+    """A speech request in flight."""
+
+    request: SpeechRequest
+    prompt: Prompt
+    max_frames: int
+    loop: LoopDetector
+    silence: SilenceDetector
+    num_frames: int = 0
+    num_chunks: int = 0
+    num_decoded: int = 0  # frames given to the codec
+    first_sound_s: float = 0.0  # when the first piece left
+    reason: EndReason | None = None  # no more frames are made; sound may still be due
+    is_decoding: bool = False
+    waiting_codes: list[list[int]] = field(default_factory=list)  # frames not yet decoded
+    trailing: torch.Tensor | None = None  # [N, D] text side of the frames to come
+
+    @property
+    def num_due(self) -> int:
+        """Frames of the next piece, 0 if it is not complete."""
+        wanted = CHUNK_FRAMES[min(self.num_chunks, len(CHUNK_FRAMES) - 1)]
+        num_waiting = len(self.waiting_codes)
+        if self.is_decoding or (self.reason is None and num_waiting < wanted):
+            return 0
+        return min(num_waiting, wanted)
+
+    @property
+    def is_over(self) -> bool:
+        return self.reason is not None and not self.waiting_codes and not self.is_decoding
+
+
+class InlineExecutor(Executor):
+    """Does everything at once, on the calling thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # handed to the caller, whatever it is
+            future.set_exception(error)
+        return future
+
+
+class CodecThread(Executor):
+    """One thread for the codecs of all runners, in the order of their calls.
+
+    While it works, the kernels leave it the cores that it takes.
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+        self._num_cores = max(1, kernels.num_threads // THREADS_PER_CODEC_THREAD)
+        self._thread = ThreadPoolExecutor(1, "codec", keep_torch_to, (self._num_cores,))
+
+    @classmethod
+    def beside(cls, device: Device) -> "CodecThread | None":
+        """None where the codec's place is on the engine's thread: a GPU, or a single core."""
+        kernels = device.kernels
+        return None if kernels is None or kernels.num_threads < MIN_THREADS else cls(kernels)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        def work() -> Any:
+            self._kernels.lend(self._num_cores)
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                self._kernels.lend(-self._num_cores)
+
+        return self._thread.submit(work)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._thread.shutdown(wait, cancel_futures=cancel_futures)
+
+
+def keep_torch_to(num_threads: int) -> None:
+    """For the calling thread alone; torch.set_num_threads would also mean later threads."""
+    torch.get_num_threads()  # at its first question torch sets this thread's number itself
+    set_number = getattr(ctypes.CDLL(None), "omp_set_num_threads", None)
+    if set_number is not None:
+        set_number(num_threads)
+
+
+class SoundMaker:
+    """The codec of one runner. All but the codec's own work happens on the engine's thread."""
+
+    def __init__(
+        self,
+        codec: CodecDecoder,
+        num_slots: int,
+        *,
+        frames_per_s: float,
+        executor: Executor | None = None,
+    ) -> None:
+        """Without an `executor` everything is done at once."""
+        self.wake: Callable[[], None] = lambda: None  # called from any thread when work is done
+        self.codec, self._frames_per_s = codec, frames_per_s
+        self._state = codec.new_state(num_slots)
+        self._is_beside = executor is not None
+        self._executor = executor or InlineExecutor()
+        self._begun: dict[int, Future[None]] = {}  # by slot
+        self._group: list[SpeechSequence] = []
+        self._decoded: Future[list[SpeechSequence]] | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return self._decoded is None
+
+    @property
+    def has_news(self) -> bool:
+        return self._decoded is not None and self._decoded.done()
+
+    def begin(self, slot: int, reference: Codes | None) -> None:
+        """A new sound in a slot, as if these codes [T, Q] had been heard before it."""
+        self._begun[slot] = self._executor.submit(self._begin, slot, reference)
+
+    def start(self, seqs: Seq[SpeechSequence]) -> bool:
+        """Decode the most urgent pieces that are due; False if there are none."""
+        group = self._most_urgent(seqs)
+        if not group:
+            return False
+        num_frames = group[0].num_due
+        codes = torch.tensor([seq.waiting_codes[:num_frames] for seq in group])
+        begun = [self._begun.pop(seq.slot) for seq in group if seq.slot in self._begun]
+        for seq in group:
+            del seq.waiting_codes[:num_frames]
+            seq.num_chunks += 1
+            seq.num_decoded += num_frames
+            seq.is_decoding = True
+        self._group = group
+        slots = [seq.slot for seq in group]
+        self._decoded = self._executor.submit(self._decode, group, codes, slots, begun)
+        self._decoded.add_done_callback(lambda _: self.wake())
+        return True
+
+    def collect(self) -> list[SpeechSequence]:
+        """Those whose last piece has made it too long a silence; raises what the codec raised."""
+        if not self.has_news or self._decoded is None:
+            return []
+        decoded, self._decoded = self._decoded, None
+        for seq in self._group:
+            seq.is_decoding = False
+        return decoded.result()
+
+    def _most_urgent(self, seqs: Seq[SpeechSequence]) -> list[SpeechSequence]:
+        """Equally long pieces, those first whose listener waits or runs dry the soonest."""
+        due = sorted((seq for seq in seqs if seq.num_due), key=self._runs_dry_s)
+        if not due:
+            return []
+        num_frames = due[0].num_due
+        group = [seq for seq in due if seq.num_due == num_frames]
+        # Beside the talker a long call would only keep the next first sound waiting.
+        return group[: CHUNK_FRAMES[-1] // num_frames] if self._is_beside else group
+
+    def _runs_dry_s(self, seq: SpeechSequence) -> float:
+        if not seq.num_chunks:
+            return 0.0
+        return seq.first_sound_s + seq.num_decoded / self._frames_per_s
+
+    # -- on the codec's thread, where there is one ---------------------------------------------
+
+    @torch.inference_mode()
+    def _begin(self, slot: int, reference: Codes | None) -> None:
+        device = self._state.position.device
+        slots = torch.tensor([slot], device=device)
+        self.codec.reset(self._state, slots)
+        if reference is not None:
+            codes = torch.from_numpy(reference.astype(np.int64)).to(device)
+            self.codec.warm(codes[None], self._state, slots)
+
+    @torch.inference_mode()
+    def _decode(
+        self,
+        group: list[SpeechSequence],
+        codes: torch.Tensor,
+        slots: list[int],
+        begun: list[Future[None]],
+    ) -> list[SpeechSequence]:
+        for beginning in begun:
+            beginning.result()
+        device = self._state.position.device
+        where = torch.tensor(slots, device=device)
+        sound = self.codec.decode(codes.to(device), self._state, where).cpu().numpy()
+        silent = []
+        for seq, samples in zip(group, sound, strict=True):
+            seq.emit(samples)
+            seq.first_sound_s = seq.first_sound_s or time.monotonic()
+            if seq.silence.is_silence(samples):
+                silent.append(seq)
+        return silent

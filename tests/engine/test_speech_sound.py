@@ -1,0 +1,275 @@
+"""The codec beside the talker: what is due when, and nothing depends on who was faster."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from speech_runs import (
+    FRAME_SAMPLES,
+    Speech,
+    assert_clean,
+    leave,
+    request_of,
+    run_alone,
+    speech_of,
+    step,
+)
+
+from qwen3_audio.checkpoints import open_checkpoint
+from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.loading import SpeechModel, load_speech
+from qwen3_audio.engine.speech_sound import CodecThread, InlineExecutor
+from qwen3_audio.kernels.products import Kernels
+from qwen3_audio.settings import Settings
+from qwen3_audio.types import EndReason
+
+
+class LaterExecutor(Executor):
+    """Does nothing before it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.waiting.append((future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def work(self) -> None:
+        """Everything that was submitted so far."""
+        for _ in range(len(self.waiting)):
+            future, work = self.waiting.popleft()
+            try:
+                future.set_result(work())
+            except RuntimeError as error:
+                future.set_exception(error)
+
+
+@pytest.fixture
+def later() -> LaterExecutor:
+    return LaterExecutor()
+
+
+@pytest.fixture
+def model(tiny_tts: Path, later: LaterExecutor, monkeypatch: pytest.MonkeyPatch) -> SpeechModel:
+    """Never ends by itself."""
+    model = load(tiny_tts, later)
+    runner = model.runner
+    monkeypatch.setattr(runner, "is_banned", runner.is_banned | runner.is_eos)
+    return model
+
+
+def load(tiny_tts: Path, executor: Executor) -> SpeechModel:
+    settings = Settings.from_env({"MAX_RUNNING": "4"})
+    return load_speech(
+        open_checkpoint(tiny_tts / "tiny-CustomVoice"),
+        settings,
+        Device(torch.device("cpu"), torch.float32),
+        lambda *report: None,
+        codec_thread=executor,
+    )
+
+
+def start(model: SpeechModel, *, max_frames: int = 30, seed: int = 2) -> Speech:
+    speech = speech_of(model, request_of(seed=seed), max_frames=max_frames)
+    model.runner.scheduler.add([speech.seq])
+    return speech
+
+
+def num_sounding(speech: Speech) -> int:
+    return len(speech.sound) // FRAME_SAMPLES
+
+
+def test_frames_go_on_while_the_codec_works(model: SpeechModel, later: LaterExecutor) -> None:
+    speech = start(model)
+    for _ in range(5):
+        step(model, [speech])
+    assert (len(speech.frames), num_sounding(speech)) == (5, 0)
+    heard = []
+    for _ in range(3):
+        later.work()
+        heard.append(num_sounding(speech))
+        step(model, [speech])
+    assert heard == [1, 3, 7]  # pieces of 1, 2 and 4 frames, however many were waiting
+
+
+def test_the_sound_is_the_same_however_late_it_is_made(
+    model: SpeechModel, later: LaterExecutor, tiny_tts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = load(tiny_tts, InlineExecutor())
+    monkeypatch.setattr(at_once.runner, "is_banned", model.runner.is_banned)
+    expected = run_alone(at_once, speech_of(at_once, request_of(seed=2), max_frames=30))
+    speech = start(model, max_frames=30)
+    for number in range(200):
+        if number % 7 == 0:
+            later.work()
+        if speech.end is None:
+            step(model, [speech])
+    assert speech.end == expected.end
+    assert [len(piece) for piece in speech.pieces] == [len(piece) for piece in expected.pieces]
+    assert np.array_equal(speech.sound, expected.sound)
+    assert_clean(model)
+
+
+def test_only_the_codec_being_busy_is_no_work(model: SpeechModel, later: LaterExecutor) -> None:
+    woken = []
+    model.runner.connect(lambda: woken.append(True))
+    assert not model.runner.has_work
+    speech = start(model, max_frames=2)
+    assert model.runner.has_work
+    step(model, [speech])
+    step(model, [speech])
+    assert not model.runner.has_work  # both frames are made
+    assert not woken
+    later.work()
+    assert woken == [True]
+    assert model.runner.has_work
+    step(model, [speech])
+    later.work()
+    step(model, [speech])
+    assert speech.end is not None
+    assert (speech.end.reason, num_sounding(speech)) == (EndReason.LENGTH, 2)
+    assert_clean(model)
+
+
+def test_who_waits_for_a_slot_is_no_work_until_one_is_free(
+    model: SpeechModel, later: LaterExecutor
+) -> None:
+    running = [start(model, max_frames=1, seed=seed) for seed in range(4)]
+    last = start(model, max_frames=1)
+    step(model, running)
+    assert not model.runner.has_work
+    later.work()
+    step(model, running)
+    assert all(speech.end is not None for speech in running)
+    assert model.runner.has_work
+    step(model, [last])
+    later.work()
+    step(model, [last])
+    assert num_sounding(last) == 1
+    assert_clean(model)
+
+
+def test_frames_made_while_a_silence_was_found_are_left_out(
+    model: SpeechModel, later: LaterExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(codes: torch.Tensor, *rest: object) -> torch.Tensor:
+        return torch.zeros(codes.shape[0], codes.shape[1] * FRAME_SAMPLES)
+
+    monkeypatch.setattr(model.runner.sound.codec, "decode", decode)
+    speech = start(model, max_frames=150)
+    for number in range(400):
+        if number % 12 == 0:
+            later.work()
+        if speech.end is None:
+            step(model, [speech])
+    assert speech.end is not None
+    assert (speech.end.reason, speech.end.num_frames) == (EndReason.SILENCE, 55)
+    assert num_sounding(speech) == 55
+    assert len(speech.frames) > 55
+    assert_clean(model)
+
+
+def test_a_slot_left_while_the_codec_works_in_it_is_clean_for_the_next(
+    model: SpeechModel, later: LaterExecutor, tiny_tts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = load(tiny_tts, InlineExecutor())
+    monkeypatch.setattr(at_once.runner, "is_banned", model.runner.is_banned)
+    expected = run_alone(at_once, speech_of(at_once, request_of(seed=7), max_frames=12))
+    leaving = start(model)
+    for _ in range(3):
+        step(model, [leaving])
+    leave(model, leaving)
+    following = start(model, max_frames=12, seed=7)
+    while following.end is None:
+        step(model, [following])
+        later.work()
+    assert np.array_equal(following.sound, expected.sound)
+    assert_clean(model)
+
+
+def test_first_sounds_come_before_the_next_piece_of_others(
+    model: SpeechModel, later: LaterExecutor
+) -> None:
+    early = start(model)
+    step(model, [early])
+    later.work()  # its first frame sounds
+    for _ in range(2):
+        step(model, [early])  # two more wait
+    late = start(model, seed=3)
+    step(model, [early, late])
+    later.work()  # the piece of two
+    step(model, [early, late])
+    step(model, [early, late])
+    assert late.seq.is_decoding
+    assert not early.seq.is_decoding
+    assert early.seq.num_due == 0 or early.seq.num_due == 4
+
+
+def test_a_codec_that_breaks_fails_the_step(
+    model: SpeechModel, later: LaterExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("device lost")
+
+    for part in ("decode", "reset"):
+        with monkeypatch.context() as patch:
+            patch.setattr(model.runner.sound.codec, part, fail)
+            speech = start(model)
+            step(model, [speech])
+            later.work()
+            with pytest.raises(RuntimeError, match="device lost"):
+                model.runner.step()
+            leave(model, speech)
+            assert_clean(model)
+    speech = start(model, max_frames=1)
+    step(model, [speech])
+    later.work()
+    step(model, [speech])
+    assert num_sounding(speech) == 1
+
+
+# -- the thread itself -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernels]:
+    kernels = Kernels(tmp_path_factory.getbasetemp() / "qwen3-audio" / "kernels", 2)
+    yield kernels
+    kernels.close()
+
+
+@pytest.mark.compiler
+def test_the_codec_thread_takes_a_core_from_the_kernels_only_while_it_works(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lent: list[int] = []
+    monkeypatch.setattr(kernels, "lend", lent.append)
+    thread = CodecThread(kernels)
+    try:
+        during = thread.submit(lambda: (list(lent), torch.get_num_threads())).result()
+        with pytest.raises(ZeroDivisionError):
+            thread.submit(lambda: 1 / 0).result()
+    finally:
+        thread.shutdown()
+    assert during == ([1], 1)
+    assert lent == [1, -1, 1, -1]
+
+
+@pytest.mark.compiler
+def test_products_are_right_with_threads_lent_and_given_back(kernels: Kernels) -> None:
+    from qwen3_audio.kernels.products import KernelLinear
+    from qwen3_audio.models.linear import Linear
+
+    linear = KernelLinear(kernels, Linear(torch.randn(256, 64)))
+    x = torch.randn(2, 64)
+    expected = linear(x)
+    for change in (1, 0, -1, 2, -2, 0):
+        kernels.lend(change)
+        for _ in range(20):
+            assert torch.equal(linear(x), expected)
