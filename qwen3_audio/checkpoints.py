@@ -88,7 +88,10 @@ def find_damage(folder: Path) -> str | None:
 
 def _needed_files(folder: Path) -> Iterator[str]:
     kind = read_kind(folder)
-    yield from ([] if (folder / "tokenizer.json").is_file() else ["vocab.json", "merges.txt"])
+    if (folder / "tokenizer.json").is_file():
+        yield "tokenizer.json"
+    else:
+        yield from ("vocab.json", "merges.txt", "tokenizer_config.json")
     yield from _weight_files(folder, "")
     if kind in (ModelKind.CUSTOM_VOICE, ModelKind.VOICE_DESIGN, ModelKind.BASE):
         yield "speech_tokenizer/config.json"
@@ -107,6 +110,8 @@ def _weight_files(folder: Path, where: str) -> list[str]:
 def _problem(path: Path) -> str | None:
     if not path.is_file():
         return "is missing"
+    if path.suffix == ".json":
+        return _json_problem(path)
     if path.suffix != ".safetensors":
         return "is empty" if path.stat().st_size == 0 else None
     size_bytes, whole_bytes = path.stat().st_size, _whole_size_bytes(path)
@@ -114,6 +119,14 @@ def _problem(path: Path) -> str | None:
         return "is no safetensors file or cut off in its first lines"
     if size_bytes < whole_bytes:
         return f"is cut off: {size_bytes:,} of {whole_bytes:,} bytes"
+    return None
+
+
+def _json_problem(path: Path) -> str | None:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return "is not JSON"
     return None
 
 

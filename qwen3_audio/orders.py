@@ -60,6 +60,7 @@ class SpeechForm:
     voice: str | None = None
     language: str | None = None
     instructions: str | None = None
+    kind: ModelKind | None = None  # None: chosen by what is asked for
     audio_sample: Upload | None = None
     audio_sample_text: str | None = None
     sampling: SamplingForm = SamplingForm()
@@ -68,6 +69,7 @@ class SpeechForm:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranscriptionForm:
     audio: Upload
+    audio_param: str = "file"  # what the client calls it
     language: str | None = None
     prompt: str = ""
     keywords: tuple[str, ...] = ()
@@ -176,7 +178,7 @@ def get_model(models: Iterable[ModelInfo], kind: ModelKind, *, purpose: str) -> 
     model = find_model(models, kind)
     if model is None:
         raise NotLoaded(
-            f"{purpose}, and none is loaded: start the server with {VARIABLES[kind]} set.",
+            f"{purpose}, and none is loaded: {VARIABLES[kind]} or --model-path names one.",
             code="model_not_loaded",
         )
     return model
@@ -188,18 +190,36 @@ def choose_speech_model(
     has_sample: bool,
     instructions: str | None,
     has_stored_voice: bool = False,
+    kind: ModelKind | None = None,
 ) -> ModelInfo:
-    """Base for a sample or a stored voice, else CustomVoice; VoiceDesign where it alone can
-    follow instructions.
+    """Base for a sample or a stored voice, else the kind that is asked for, else CustomVoice;
+    VoiceDesign where it alone can follow instructions.
     """
     if has_sample:
         return get_model(models, ModelKind.BASE, purpose="audio_sample needs a Base model")
     if has_stored_voice:
         return get_model(models, ModelKind.BASE, purpose=STORED_NEEDS)
+    if kind is ModelKind.BASE:
+        raise BadRequest(
+            "task_type Base needs audio_sample or a stored voice.",
+            param="task_type",
+            code="invalid_value",
+        )
+    if kind is ModelKind.VOICE_DESIGN and not instructions:
+        raise BadRequest(
+            "task_type VoiceDesign needs instructions that describe the voice.",
+            param="instructions",
+            code="missing_required_parameter",
+        )
+    if kind is not None:
+        return get_model(models, kind, purpose=f"task_type asks for a {kind} model")
     design = find_model(models, ModelKind.VOICE_DESIGN)
     if design and instructions and not find_model(models, ModelKind.CUSTOM_VOICE):
         return design
-    return get_model(models, ModelKind.CUSTOM_VOICE, purpose="voice needs a CustomVoice model")
+    purpose = "voice needs a CustomVoice model"
+    if design and not instructions:
+        purpose = "without instructions, which VoiceDesign follows, " + purpose
+    return get_model(models, ModelKind.CUSTOM_VOICE, purpose=purpose)
 
 
 def find_speaker(voice: str | None, speakers: tuple[str, ...]) -> str:

@@ -3,10 +3,10 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from qwen3_audio import orders
@@ -23,17 +23,16 @@ from qwen3_audio.orders import (
 )
 from qwen3_audio.outcomes import Listener, Tally
 from qwen3_audio.settings import Settings
+from qwen3_audio.speaking import Spoken, join_ends, speak_parts
 from qwen3_audio.store.opening import Store
 from qwen3_audio.stored_voices import StoredVoice, StoredVoices
 from qwen3_audio.types import (
     LISTEN_RATE_HZ,
     SPEECH_RATE_HZ,
     Backend,
-    EndReason,
     ModelKind,
     Pcm,
     Sampling,
-    SpeechEnd,
     SpeechRequest,
     TextDelta,
     Transcript,
@@ -45,19 +44,8 @@ MIN_AUDIO_S = 0.1
 MAX_KEPT_PROMPTS = 64
 NUM_DECODERS = 4
 SILENCE = 0.5 / 32_768  # less than half a step of 16-bit sound is digital silence
-RETRIED = {EndReason.LOOP, EndReason.SILENCE, EndReason.LENGTH}
 T = TypeVar("T")
 IGNORED_INSTRUCTIONS = "instructions were left out: the loaded CustomVoice model does not use them"
-
-
-@dataclass(frozen=True, slots=True)
-class Spoken:
-    """The last item of a spoken order."""
-
-    reason: EndReason
-    seed: int  # that made it; after a retry another one than was drawn
-    num_frames: int
-    num_prompt_tokens: int
 
 
 class SpeechService:
@@ -117,53 +105,15 @@ class SpeechService:
         Buffered means that nothing is sent before the end, so that a guard's end may be retried.
         """
         ends: list[Spoken] = []
-        made = self._speak_parts(order, ends, is_buffered=is_buffered)
+        tally = Tally("speech", order.received_s, self.listeners)
+        made = speak_parts(self.backend, order, ends, tally=tally, is_buffered=is_buffered)
         async with entry or Entry() as booked, aclosing(made) as sound:
             async for pcm in sound:
                 booked.note(len(pcm) / SPEECH_RATE_HZ, is_sent=not is_buffered)
                 yield pcm
-            spoken = _join(ends, len(order.parts))
+            spoken = join_ends(ends, len(order.parts))
             await booked.finish(finish_reason=spoken.reason, seed=spoken.seed)
         yield spoken
-
-    async def _speak_parts(
-        self, order: SpeechOrder, ends: list[Spoken], *, is_buffered: bool
-    ) -> AsyncGenerator[Pcm]:
-        tally = Tally("speech", order.received_s, self.listeners)
-        with tally:
-            for part in _budgeted(order.parts, ends):
-                may_retry = is_buffered and order.may_retry
-                async with aclosing(self._speak_part(part, may_retry=may_retry)) as sound:
-                    async for item in sound:
-                        if isinstance(item, Spoken):
-                            ends.append(item)
-                        else:
-                            tally.note_first()
-                            tally.audio_s += len(item) / SPEECH_RATE_HZ
-                            yield item
-
-    async def _speak_part(
-        self, request: SpeechRequest, *, may_retry: bool
-    ) -> AsyncGenerator[Pcm | Spoken]:
-        if may_retry:
-            sound = [item async for item in self._speak_once(request)]
-            if _should_retry(request, sound[-1]):
-                request = replace(request, seed=orders.shift_seed(request.seed, 1))
-                sound = [item async for item in self._speak_once(request)]
-            for item in sound:
-                yield item
-            return
-        async with aclosing(self._speak_once(request)) as items:
-            async for item in items:
-                yield item
-
-    async def _speak_once(self, request: SpeechRequest) -> AsyncGenerator[Pcm | Spoken]:
-        async with aclosing(self.backend.speak(request)) as items:
-            async for item in items:
-                if isinstance(item, SpeechEnd):
-                    yield Spoken(item.reason, request.seed, item.num_frames, item.num_prompt_tokens)
-                else:
-                    yield item
 
     def _check_speech(
         self, user_id: int, form: SpeechForm, received_s: float
@@ -182,6 +132,7 @@ class SpeechService:
             has_sample=has_sample,
             instructions=instructions,
             has_stored_voice=stored is not None,
+            kind=form.kind,
         )
         is_custom = model.kind is ModelKind.CUSTOM_VOICE
         is_ignored = is_custom and instructions is not None and not model.takes_instructions
@@ -245,7 +196,7 @@ class SpeechService:
         context = orders.join_context(form.prompt, form.keywords)
         samples = await self._decode(
             form.audio,
-            param="file",
+            param=form.audio_param,
             rate_hz=LISTEN_RATE_HZ,
             max_seconds=self.settings.max_audio_s,
         )
@@ -296,37 +247,6 @@ class SpeechService:
     async def on_decoder(self, work: Callable[[], T]) -> T:
         """On one of the threads for long uploads."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
-
-
-def _budgeted(parts: tuple[SpeechRequest, ...], ends: list[Spoken]) -> Iterator[SpeechRequest]:
-    """The parts, as far as the frames asked for in all reach; `ends` grows as they are spoken."""
-    for part in parts:
-        if part.max_frames is None:
-            yield part
-            continue
-        num_left = part.max_frames - sum(end.num_frames for end in ends)
-        if num_left > 0:
-            yield replace(part, max_frames=num_left)
-
-
-def _join(ends: list[Spoken], num_parts: int) -> Spoken:
-    """One end for all parts: the first reason that is not an ordinary stop."""
-    reasons = [end.reason for end in ends if end.reason is not EndReason.STOP]
-    is_cut = len(ends) < num_parts
-    return Spoken(
-        reason=reasons[0] if reasons else EndReason.LENGTH if is_cut else EndReason.STOP,
-        seed=ends[0].seed,
-        num_frames=sum(end.num_frames for end in ends),
-        num_prompt_tokens=sum(end.num_prompt_tokens for end in ends),
-    )
-
-
-def _should_retry(request: SpeechRequest, end: Pcm | Spoken) -> bool:
-    """True for a guard's end, not for the length that the client itself asked for."""
-    if not isinstance(end, Spoken) or end.reason not in RETRIED:
-        return False
-    is_own_limit = request.max_frames is not None and end.num_frames >= request.max_frames
-    return not (end.reason is EndReason.LENGTH and is_own_limit)
 
 
 def _decode_upload(upload: Upload, param: str, rate_hz: int, max_seconds: float) -> Pcm:

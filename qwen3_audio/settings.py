@@ -265,9 +265,9 @@ def _resembles(name: str, ours: str) -> bool:
     Ordinary names (PORT, DATA_DIR) need more likeness than those that can only be ours
     (TTS_BASE_MODEL_PATH), because other programs have names like PORTAGE, GH_TOKEN, HOSTNAME.
     """
-    if name[:1] != ours[0]:
-        return False
-    if sorted(name) == sorted(ours):
+    if name[:1] != ours[0] or re.search(r"_(SERVICE|PORT)(_|$)", name):
+        return False  # Kubernetes makes ASR_MODEL_PORT of the name of a service
+    if sorted(name) == sorted(ours) or _shares_words(name, ours):
         return True
     if len(ours) <= 4 or abs(len(name) - len(ours)) > 6:
         return False
@@ -277,4 +277,12 @@ def _resembles(name: str, ours: str) -> bool:
     )
     is_ours_alone = re.match(r"TTS_|ASR_|ALIGNER_|QWEN_|MODEL_|BATCH_DISCOUNT_", ours) is not None
     max_edits = 1 if len(ours) <= 8 else 2
-    return num_edits <= max_edits or (is_ours_alone and matcher.ratio() >= 0.84)
+    return num_edits <= max_edits or (is_ours_alone and matcher.ratio() >= 0.82)
+
+
+def _shares_words(name: str, ours: str) -> bool:
+    """True for a name of ours without some words (ASR_MODEL) or with others (ASR_MODEL_DIR)."""
+    words, own_words = name.split("_"), ours.split("_")
+    if len(words) < 2 or not re.match(r"TTS_|ASR_|ALIGNER_|MAX_", ours):
+        return False
+    return set(words) < set(own_words) or (words[:2] == own_words[:2] and len(words) > 2)

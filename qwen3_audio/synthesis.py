@@ -19,8 +19,9 @@ from qwen3_audio.errors import BadRequest
 from qwen3_audio.languages import parse_language
 from qwen3_audio.orders import STORED_NEEDS, SamplingForm, SpeechOrder
 from qwen3_audio.pricing import DiscountRule, DiscountState, count_tokens
-from qwen3_audio.service import SpeechService, Spoken
+from qwen3_audio.service import SpeechService
 from qwen3_audio.settings import Settings
+from qwen3_audio.speaking import Spoken
 from qwen3_audio.store import runtime_stats
 from qwen3_audio.store.generations import NewGeneration, add_generation
 from qwen3_audio.store.keys import Caller

@@ -28,6 +28,9 @@ class ModelKind(StrEnum):
     ALIGNER = "aligner"
 
 
+SPEECH_KINDS = (ModelKind.CUSTOM_VOICE, ModelKind.VOICE_DESIGN, ModelKind.BASE)
+
+
 class EndReason(StrEnum):
     """Why a generation ended. The guards' reasons are loop and silence."""
 

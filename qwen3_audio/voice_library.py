@@ -17,7 +17,8 @@ from qwen3_audio.errors import BadRequest, EngineFailed
 from qwen3_audio.languages import parse_language
 from qwen3_audio.orders import SamplingForm, SpeechOrder, Upload
 from qwen3_audio.pricing import count_tokens
-from qwen3_audio.service import MIN_AUDIO_S, SILENCE, SpeechService, Spoken
+from qwen3_audio.service import MIN_AUDIO_S, SILENCE, SpeechService
+from qwen3_audio.speaking import Spoken
 from qwen3_audio.store.keys import Caller
 from qwen3_audio.store.names import checked_name
 from qwen3_audio.store.opening import Store

@@ -49,6 +49,7 @@ def test_shards_count_as_weights(tmp_path: Path) -> None:
         "model.safetensors",
         "vocab.json",
         "merges.txt",
+        "tokenizer_config.json",
         "speech_tokenizer/config.json",
         "speech_tokenizer/model.safetensors",
     ],
@@ -56,6 +57,14 @@ def test_shards_count_as_weights(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(speech: Path, name: str) -> None:
     (speech / name).unlink()
     with pytest.raises(StartError, match=f"incomplete: {name} is missing"):
+        open_checkpoint(speech)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["", "{", "not JSON"])
+def test_json_that_is_damaged_is_named(speech: Path, name: str, text: str) -> None:
+    (speech / name).write_text(text, "utf-8")
+    with pytest.raises(StartError, match=f"incomplete: {name} is not JSON"):
         open_checkpoint(speech)
 
 

@@ -42,18 +42,21 @@ MAY_IMPORT = {
     "voice_prompts": FLOOR,
     "voice_samples": FLOOR,
     "stored_voices": FLOOR | {"audio", "orders", "store", "voice_prompts", "voice_samples"},
+    "speaking": FLOOR | {"orders", "outcomes"},
     "service": FLOOR
-    | {"audio", "books", "orders", "outcomes", "pricing", "store", "stored_voices"},
+    | {"audio", "books", "orders", "outcomes", "pricing", "speaking", "store", "stored_voices"},
     "voice_library": FLOOR
-    | {"audio", "orders", "pricing", "service", "store", "voice_prompts", "voice_samples"},
+    | {"audio", "orders", "pricing", "service", "speaking", "store"}
+    | {"voice_prompts", "voice_samples"},
     "synthesis": FLOOR
-    | {"audio", "books", "entries", "orders", "pricing", "service", "store", "stored_voices"},
+    | {"audio", "books", "entries", "orders", "pricing", "service", "speaking", "store"}
+    | {"stored_voices"},
     "batch_synthesis": FLOOR
     | {"books", "entries", "orders", "pricing", "service", "store", "stored_voices", "synthesis"},
     "entries": FLOOR | {"books", "orders", "store"},
     "web": FLOOR
     | {"accounts", "audio", "books", "entries", "orders", "outcomes", "service", "store"}
-    | {"batch_synthesis", "stored_voices", "synthesis", "voice_library"},
+    | {"batch_synthesis", "speaking", "stored_voices", "synthesis", "voice_library"},
     # Composition: which checkpoints, from where, put together how
     "hub": FLOOR | {"progress"},
     "selection": FLOOR | {"hub", "progress"},
@@ -75,6 +78,7 @@ MAY_IMPORT = {
         "orders",
         "selection",
         "service",
+        "speaking",
     }
     | {"store", "web"},
     "cli": {"errors", "commands"},

@@ -24,8 +24,9 @@ from qwen3_audio.orders import (
     spell_speakers,
 )
 from qwen3_audio.outcomes import Ended
-from qwen3_audio.service import MAX_KEPT_PROMPTS, SpeechService, Spoken
+from qwen3_audio.service import MAX_KEPT_PROMPTS, SpeechService
 from qwen3_audio.settings import Settings
+from qwen3_audio.speaking import Spoken
 from qwen3_audio.types import (
     EndReason,
     ModelKind,

@@ -11,9 +11,10 @@ from qwen3_audio.audio.encode import Encoder
 from qwen3_audio.audio.formats import FORMATS
 from qwen3_audio.commands.arguments import read_checkpoints, read_settings
 from qwen3_audio.errors import StartError
-from qwen3_audio.orders import SamplingForm, SpeechForm
-from qwen3_audio.service import SpeechService, Spoken
-from qwen3_audio.types import SPEECH_RATE_HZ
+from qwen3_audio.orders import SamplingForm, SpeechForm, check_sampling, check_text
+from qwen3_audio.service import SpeechService
+from qwen3_audio.speaking import Spoken
+from qwen3_audio.types import SPEECH_KINDS, SPEECH_RATE_HZ
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,8 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
         audio_sample_text=arguments.reference_text,
         sampling=SamplingForm(seed=arguments.seed),
     )
+    check_text(form.text, max_chars=settings.max_input_chars)  # before models are loaded
+    check_sampling(form.sampling)
     with Encoder(name, speed=arguments.speed, is_whole=True) as encoder:
-        backend = load_backend(read_checkpoints(arguments, settings), settings)
+        checkpoints = [c for c in read_checkpoints(arguments, settings) if c.kind in SPEECH_KINDS]
+        backend = load_backend(checkpoints, settings)
         service = SpeechService(backend, settings)
         data, spoken, num_samples = asyncio.run(_speak(service, form, encoder))
     try:

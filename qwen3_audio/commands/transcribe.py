@@ -13,14 +13,15 @@ from qwen3_audio.commands.arguments import read_checkpoints, read_settings
 from qwen3_audio.errors import SpeechError
 from qwen3_audio.orders import TranscriptionForm
 from qwen3_audio.service import SpeechService
-from qwen3_audio.types import Transcript
+from qwen3_audio.types import ModelKind, Transcript
 from qwen3_audio.web.subtitles import format_srt, format_vtt
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write each file's words to standard output; 1 if one failed, after the others were tried."""
     settings = read_settings(arguments)
-    backend = load_backend(read_checkpoints(arguments, settings), settings)
+    checkpoints = [c for c in read_checkpoints(arguments, settings) if c.kind is ModelKind.ASR]
+    backend = load_backend(checkpoints, settings)
     return asyncio.run(_transcribe_all(SpeechService(backend, settings), arguments))
 
 

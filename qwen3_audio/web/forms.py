@@ -10,15 +10,17 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from starlette.datastructures import UploadFile
 
-from qwen3_audio.errors import BadRequest
+from qwen3_audio.errors import BadRequest, StorageFull
 from qwen3_audio.orders import SamplingForm, Upload
+from qwen3_audio.store.files import NO_ROOM, NO_ROOM_LEFT
 
 MAX_INLINE_BYTES = 65_536  # larger JSON is parsed on a worker thread
 MAX_TEXT_PART_BYTES = 64 * 1024 * 1024  # base64 of the longest reference fits
 _TRAILING_COMMA = re.compile(rb'("(?:[^"\\]|\\.)*+")|,(?=\s*[}\]])()', re.DOTALL)
+MAX_NAMES, MAX_NAME_CHARS = 5, 40  # of unknown fields in a header
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 
 
@@ -35,6 +37,7 @@ class Fields:
 
     def __init__(self, items: Iterable[tuple[str, Any]]) -> None:
         self._values: dict[str, list[Any]] = {}
+        self._asked: set[str] = set()
         for name, value in items:
             if value is not None:
                 self._values.setdefault(name, []).append(value)
@@ -48,7 +51,12 @@ class Fields:
 
     def find(self, *names: str) -> Any:
         """The value under the first of these names that has one, else None."""
+        self._asked.update(names)
         return next((self._values[name][-1] for name in names if name in self._values), None)
+
+    def unknown(self, *known: str) -> list[str]:
+        """Names that nobody asked for, nor are among those known to be of no use here."""
+        return [name for name in self._values if name not in self._asked | set(known)]
 
     def count(self, name: str) -> int:
         return len(self._values.get(name, ()))
@@ -61,7 +69,7 @@ class Fields:
         """One of the choices, in any case, with white space around it."""
         word = (self.text(name) or "").strip().lower() or default
         if word not in choices:
-            raise bad_value(name, f"one of {', '.join(choices)}")
+            raise bad_value(name, f"one of {', '.join(filter(None, choices))}")
         return word
 
     def number(self, name: str) -> float | None:
@@ -100,6 +108,7 @@ class Fields:
     def texts(self, *names: str) -> tuple[str, ...]:
         """Repeated values, `name[]` too; each may be a list, a JSON list or separated by commas."""
         every = [name for base in names for name in (base, f"{base}[]")]
+        self._asked.update(every)
         values = [value for name in every for value in self._values.get(name, ())]
         found = [_check_text(names[0], item) for value in values for item in _as_list(value)]
         return tuple(word.strip() for word in found if word.strip())
@@ -127,6 +136,18 @@ class Fields:
         )
 
 
+def warn_of_unknown(response: Response, fields: Fields, *known: str) -> None:
+    """A `Warning` header that names fields which changed nothing; call it when all are read."""
+    names = [re.sub(r"[^\w.\[\]-]", "?", name, flags=re.ASCII) for name in fields.unknown(*known)]
+    if not names:
+        return
+    listed = [name[:MAX_NAME_CHARS] for name in names[:MAX_NAMES]]
+    more = ["..."] if len(names) > MAX_NAMES else []
+    warning = f'199 - "unknown fields were ignored: {", ".join(listed + more)}"'
+    before = response.headers.get("Warning")
+    response.headers["Warning"] = f"{before}, {warning}" if before else warning
+
+
 async def read_fields(request: Request, *, may_trail: bool = False) -> Fields:
     """The whole body. Files are on disk if they are large; call `close` when done.
 
@@ -134,7 +155,12 @@ async def read_fields(request: Request, *, may_trail: bool = False) -> Fields:
     """
     content_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
-        form = await request.form(max_files=20, max_part_size=MAX_TEXT_PART_BYTES)
+        try:
+            form = await request.form(max_files=20, max_part_size=MAX_TEXT_PART_BYTES)
+        except OSError as error:  # large files are written to the disk
+            if error.errno not in NO_ROOM:
+                raise
+            raise StorageFull(NO_ROOM_LEFT) from error
         return Fields(form.multi_items())
     return Fields((await _read_object(request, may_trail)).items())
 

@@ -69,11 +69,12 @@ class HeadAsGet:
                 message = {**message, "body": b""}
             await send(message)
 
-        scope["method"] = "GET"
+        # A copy: the server looks at its own scope to know that no body follows.
+        as_get = {**scope, "method": "GET"}
         try:
-            await self._app(scope, receive, send_head)
+            await self._app(as_get, receive, send_head)
         finally:
-            scope["method"] = "HEAD"
+            scope["route"] = as_get.get("route")  # for those who count requests
 
 
 class BodyLimit:

@@ -1,5 +1,6 @@
 """The lists: what is loaded, and which voices it has."""
 
+from collections import Counter
 from typing import Any
 
 from fastapi import Request
@@ -7,14 +8,19 @@ from fastapi import Request
 from qwen3_audio.errors import NotFound
 from qwen3_audio.languages import OPENAI_VOICES
 from qwen3_audio.orders import find_model, spell_speakers
-from qwen3_audio.types import LISTEN_RATE_HZ, SPEECH_RATE_HZ, Backend, ModelInfo, ModelKind
+from qwen3_audio.types import (
+    LISTEN_RATE_HZ,
+    SPEECH_KINDS,
+    SPEECH_RATE_HZ,
+    Backend,
+    ModelInfo,
+    ModelKind,
+)
 from qwen3_audio.web.auth import DiscoveringUserId
 from qwen3_audio.web.docs import ERRORS
 from qwen3_audio.web.routers import OpenAIRouter
 
 router = OpenAIRouter(tags=["models"], responses=ERRORS)
-
-SPEECH_KINDS = (ModelKind.CUSTOM_VOICE, ModelKind.VOICE_DESIGN, ModelKind.BASE)
 
 
 @router.get("/v1/models")
@@ -55,7 +61,11 @@ def _models(request: Request) -> list[dict[str, Any]]:
     voices = [name for name, _ in preset_voices(_backend(request))]
     named = [("qwen3-tts", speech[0])] if speech else []
     named += [("qwen3-asr", heard[0])] if heard else []
-    named += [(model.name, model) for model in loaded]
+    num_called = Counter(model.name for model in loaded)
+    named += [
+        (model.name if num_called[model.name] == 1 else f"{model.name}-{model.kind}", model)
+        for model in loaded
+    ]
     return [_model(name, model, request.app.state.started_at, voices) for name, model in named]
 
 

@@ -28,6 +28,11 @@ _SPEECH_FIELDS: dict[str, Any] = {
     "speed": {"type": "number", "minimum": 0.25, "maximum": 4, "default": 1},
     "language": {"type": "string", "default": "Auto", "description": "A name or a code."},
     "instructions": {"type": "string", "description": "How to speak."},
+    "task_type": {
+        "type": "string",
+        "enum": ["CustomVoice", "VoiceDesign", "Base"],
+        "description": "Which checkpoint speaks; left out: chosen by the other fields.",
+    },
     "stream": {"type": "boolean", "description": "Send wav and flac as they are made, too."},
     "stream_format": {"type": "string", "enum": ["audio", "sse"]},
     "sample_rate": {"type": "integer", "minimum": 8000, "maximum": 48000, "default": 24000},

@@ -15,18 +15,26 @@ from qwen3_audio.audio.formats import FORMATS, AudioFormat, get_codec_rate_hz
 from qwen3_audio.entries import speech_entry
 from qwen3_audio.errors import SpeechError
 from qwen3_audio.orders import SpeechForm, SpeechOrder
-from qwen3_audio.service import SpeechService, Spoken
+from qwen3_audio.service import SpeechService
+from qwen3_audio.speaking import Spoken
 from qwen3_audio.store.keys import Caller
-from qwen3_audio.types import SPEECH_RATE_HZ, Pcm
+from qwen3_audio.types import SPEECH_RATE_HZ, ModelKind, Pcm
 from qwen3_audio.web import schemas
 from qwen3_audio.web.auth import PayingCaller
 from qwen3_audio.web.connection import LiveResponse, while_connected
 from qwen3_audio.web.errors import error_body
-from qwen3_audio.web.forms import Fields, bad_value, missing, read_fields
+from qwen3_audio.web.forms import Fields, bad_value, missing, read_fields, warn_of_unknown
 from qwen3_audio.web.routers import OpenAIRouter
 
 router = OpenAIRouter(tags=["audio"])
 
+# As other servers of these models call them.
+TASK_TYPES = {
+    "": None,
+    "customvoice": ModelKind.CUSTOM_VOICE,
+    "voicedesign": ModelKind.VOICE_DESIGN,
+    "base": ModelKind.BASE,
+}
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
@@ -66,7 +74,10 @@ async def create_speech(request: Request, caller: PayingCaller) -> Response:
     try:
         delivery = read_delivery(fields, has_streaming_client(request))
         form = read_speech_form(fields)
-        return await while_connected(request, answer_speech(service, caller, form, delivery))
+        work = answer_speech(service, caller, form, delivery)
+        response = await while_connected(request, work)
+        warn_of_unknown(response, fields, "model", "user")
+        return response
     finally:
         fields.close()
 
@@ -80,6 +91,7 @@ def read_speech_form(fields: Fields) -> SpeechForm:
         voice=_read_voice(fields),
         language=fields.text("language"),
         instructions=fields.text("instructions"),
+        kind=TASK_TYPES[fields.choice("task_type", tuple(TASK_TYPES), "")],
         audio_sample=fields.upload("audio_sample", "ref_audio"),
         audio_sample_text=fields.text("audio_sample_text", "ref_text"),
         sampling=fields.sampling(),
@@ -98,7 +110,7 @@ def _read_voice(fields: Fields) -> str | None:
 def read_delivery(fields: Fields, is_streaming_client: bool) -> Delivery:
     audio_format = FORMATS[fields.choice("response_format", tuple(FORMATS), "mp3")]
     stream_format = fields.choice("stream_format", ("", "audio", "sse"), "")
-    is_streamed = stream_format == "audio" or fields.flag("stream") or is_streaming_client
+    is_streamed = fields.flag("stream") or stream_format == "audio" or is_streaming_client
     speed = fields.number("speed")
     if speed is not None and not MIN_SPEED <= speed <= MAX_SPEED:
         raise bad_value("speed", f"a number from {MIN_SPEED} to {MAX_SPEED}")

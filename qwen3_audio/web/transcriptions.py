@@ -20,7 +20,7 @@ from qwen3_audio.web import schemas
 from qwen3_audio.web.auth import PayingCaller, UserId
 from qwen3_audio.web.connection import LiveResponse, while_connected
 from qwen3_audio.web.errors import error_body
-from qwen3_audio.web.forms import Fields, bad_value, missing, read_fields
+from qwen3_audio.web.forms import Fields, bad_value, missing, read_fields, warn_of_unknown
 from qwen3_audio.web.routers import OpenAIRouter
 from qwen3_audio.web.speech import EVENT_STREAM, encode_event, header_text
 from qwen3_audio.web.subtitles import format_srt, format_vtt
@@ -29,6 +29,8 @@ router = OpenAIRouter(tags=["audio"])
 
 RESPONSE_FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
 STREAMED_FORMATS = ("json", "text")
+# Fields of OpenAI's that clients send and that ask for nothing which is not done anyway.
+OF_NO_USE = ("model", "user", "chunking_strategy", "delay", "format", "input_audio", "file")
 NO_WORDS = '199 - "word time stamps are not available; segments are"'
 
 
@@ -47,6 +49,7 @@ async def create_transcription(request: Request, caller: PayingCaller) -> Respon
         response = await while_connected(request, work)
         if "word" in fields.texts("timestamp_granularities"):
             response.headers["Warning"] = NO_WORDS
+        warn_of_unknown(response, fields, *OF_NO_USE)
         return response
     finally:
         fields.close()
@@ -62,9 +65,16 @@ async def create_translation(user_id: UserId) -> Response:
 
 
 def read_transcription_form(fields: Fields) -> TranscriptionForm:
+    if fields.texts("known_speaker_names") or fields.texts("known_speaker_references"):
+        raise BadRequest(
+            "Speakers are not told apart, so none can be named; leave known_speaker_names out.",
+            param="known_speaker_names",
+            code="unsupported_operation",
+        )
     languages = fields.texts("languages")
     return TranscriptionForm(
         audio=_read_audio(fields),
+        audio_param="file" if fields.find("input_audio") is None else "input_audio",
         # Several candidates are as good as none: the model detects among all it knows.
         language=fields.text("language") or (languages[0] if len(languages) == 1 else None),
         prompt=fields.text("prompt") or "",

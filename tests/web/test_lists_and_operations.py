@@ -5,10 +5,12 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
+import httpx2 as httpx
 import pytest
-from fake_server import make_tone
+from fake_server import LiveServer, make_tone
 from fastapi.testclient import TestClient
 from route_table import every_name, without_v1
 
@@ -213,3 +215,26 @@ def test_the_web_side_needs_no_torch() -> None:
         "import qwen3_audio.web.app, qwen3_audio.service, qwen3_audio.fake"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_connection_survives_head(live: LiveServer) -> None:
+    """Only a real server notices a body that is missing."""
+    with httpx.Client(base_url=live.url) as client:
+        for path in ("/health", "/v1/models", "/nowhere"):
+            got, head = client.get(path), client.head(path)
+            assert head.status_code == got.status_code
+            assert head.headers["Content-Length"] == got.headers["Content-Length"]
+            assert head.content == b""
+        assert client.get("/health").status_code == 200
+
+
+def test_two_checkpoints_in_folders_of_one_name_are_told_apart(
+    make_client: Any, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [replace(model, name="checkpoint") for model in backend.models()]
+    monkeypatch.setattr(backend, "models", lambda: models)
+    client = make_client(backend)
+    ids = [model["id"] for model in client.get("/v1/models").json()["data"]]
+    assert len(set(ids)) == len(ids)
+    for name in ids:
+        assert client.get(f"/v1/models/{name}").json()["id"] == name

@@ -35,6 +35,48 @@ def wav_sizes(data: bytes) -> tuple[int, int]:
     return struct.unpack("<I", data[4:8])[0], struct.unpack("<I", data[40:44])[0]
 
 
+def test_fields_that_nobody_knows_are_named_and_change_nothing(client: TestClient) -> None:
+    assert "Warning" not in speak(client, stream=False, user="me", task_type="CustomVoice").headers
+    odd = {"backend": "x", 'a"\r\nX-Evil: 1': 1, "n" * 99: 2}
+    warning = speak(client, **odd).headers["Warning"]
+    names = f"backend, a???X-Evil??1, {'n' * 40}"
+    assert warning == f'199 - "unknown fields were ignored: {names}"'
+    many = speak(client, **{f"field{n}": n for n in range(9)}).headers["Warning"]
+    assert many.endswith('field3, field4, ..."')
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"instructions": "a low voice"}, ModelKind.CUSTOM_VOICE),
+        ({"instructions": "a low voice", "task_type": "VoiceDesign"}, ModelKind.VOICE_DESIGN),
+        ({"task_type": "customvoice"}, ModelKind.CUSTOM_VOICE),
+    ],
+)
+def test_task_type_chooses_the_checkpoint(
+    client: TestClient, backend: FakeBackend, fields: dict[str, str], kind: ModelKind
+) -> None:
+    speak(client, **fields)
+    assert heard(backend).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("task_type", "words"),
+    [
+        ("VoiceDesign", "needs instructions"),
+        ("Base", "needs audio_sample or a stored voice"),
+        ("song", "must be one of customvoice, voicedesign, base"),
+    ],
+)
+def test_task_type_without_what_it_needs_is_refused(
+    client: TestClient, task_type: str, words: str
+) -> None:
+    body = {"input": THREE_WORDS, "task_type": task_type}
+    reply = client.post("/v1/audio/speech", json=body)
+    assert reply.status_code == 400
+    assert words in reply.json()["error"]["message"]
+
+
 def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
 
