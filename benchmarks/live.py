@@ -18,6 +18,7 @@ from qwen3_audio.settings import VARIABLES
 
 ROOT = Path(__file__).parent.parent
 GREETING = re.compile(r"Serving .* at (?P<address>http://\S+)$")
+ERROR = re.compile(r"^\S+ \S+ (ERROR|CRITICAL) |^Traceback ")
 START_TIMEOUT_S = 600
 REQUEST_TIMEOUT_S = 300
 METRIC = re.compile(r"^qwen3_audio_(?P<name>\S+) (?P<value>\S+)$", re.MULTILINE)
@@ -54,23 +55,45 @@ class Server:
 @contextmanager
 def run_server(folders: Sequence[Path], **variables: str) -> Iterator[Server]:
     """Serve these checkpoints until the block ends, with these settings and no others."""
-    kept = {name: text for name, text in os.environ.items() if name not in VARIABLES}
     paths = [argument for folder in folders for argument in ("--model-path", str(folder))]
-    command = [sys.executable, "-m", "qwen3_audio", "serve", *paths]
-    with tempfile.TemporaryDirectory(prefix="qwen3-audio-bench-") as data_dir:
-        process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", "0"],
-            cwd=ROOT,
-            env=kept | {"DATA_DIR": data_dir} | variables,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            server = Server(process, _wait_for_address(process))
-            with server.http:
-                yield server
-        finally:
-            _stop(process)
+    with (
+        tempfile.TemporaryDirectory(prefix="qwen3-audio-bench-") as data_dir,
+        run_command(
+            ["qwen3_audio", "serve", *paths], **{"DATA_DIR": data_dir, **variables}
+        ) as server,
+    ):
+        yield server
+
+
+@contextmanager
+def run_command(module: Sequence[str], **variables: str) -> Iterator[Server]:
+    """Serve with `python -m MODULE...` until the block ends."""
+    process = start_process(module, **variables)
+    try:
+        server = Server(process, _wait_for_address(process))
+        with server.http:
+            yield server
+    finally:
+        _stop(process)
+
+
+def start_process(
+    module: Sequence[str], *, is_spoken_to: bool = False, **variables: str
+) -> subprocess.Popen[str]:
+    """`python -m MODULE...` on loopback, with these settings and no others.
+
+    Its log is a pipe to read; spoken to, its input and output are, and the log is ours.
+    """
+    kept = {name: text for name, text in os.environ.items() if name not in VARIABLES}
+    return subprocess.Popen(
+        [sys.executable, "-m", *module],
+        cwd=ROOT,
+        env=kept | {"HOST": "127.0.0.1", "PORT": "0"} | variables,
+        stdin=subprocess.PIPE if is_spoken_to else None,
+        stdout=subprocess.PIPE if is_spoken_to else None,
+        stderr=None if is_spoken_to else subprocess.PIPE,
+        text=True,
+    )
 
 
 def _wait_for_address(process: subprocess.Popen[str]) -> str:
@@ -85,15 +108,18 @@ def _wait_for_address(process: subprocess.Popen[str]) -> str:
 
 
 class Log:
-    """What a server says, up to its greeting."""
+    """What a server says up to its greeting, and its errors after that."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.errors: list[str] = []
         self.address: str | None = None
         self.is_decided = threading.Event()  # it serves, or it never will
 
     def follow(self, stream: Any) -> None:
         for line in stream:
+            if ERROR.search(line):
+                self.errors.append(line.rstrip())
             if self.address is None:
                 self.lines.append(line.rstrip())
                 if match := GREETING.search(self.lines[-1]):

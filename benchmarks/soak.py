@@ -4,6 +4,7 @@ health  eight speech and eight transcription requests at once: how long /health 
 leave   how many engine steps a client that left still holds its slot
 full    what a full line answers
 memory  resident memory over 1,000 mixed requests, and above a bare `import torch`
+kill    50 kills under load on SQLite, 50 on PostgreSQL: what is lost
 """
 
 import argparse
@@ -27,6 +28,7 @@ from benchmarks.checkpoints import (
     write_slow_recognition,
     write_slow_speech,
 )
+from benchmarks.kill.measure import judge_kills, measure_kills
 from benchmarks.live import ROOT, Server, rss_bytes, run_server
 from benchmarks.mixed_requests import Ask, mixed_requests
 from benchmarks.report import (
@@ -296,6 +298,8 @@ def judge(results: dict[str, Result]) -> dict[str, bool]:
         checks[f"memory: {above} MB above import torch <= 250 MB"] = above <= MAX_ABOVE_TORCH_MB
         wrong = [key for key in memory["statuses"] if "INSTEAD" in key]
         checks[f"memory: every answer as expected {wrong or ''}".rstrip()] = not wrong
+    for what, found in results.get("kill", {}).items():
+        checks |= judge_kills(what, found)
     return checks
 
 
@@ -304,6 +308,7 @@ PARTS: dict[str, Callable[[Path], Result]] = {
     "leave": measure_leave,
     "full": measure_full,
     "memory": measure_memory,
+    "kill": measure_kills,
 }
 
 
@@ -313,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="default: all four")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="default: all")
     chosen = parser.parse_args(arguments).parts or list(PARTS)
     if unknown := sorted(set(chosen) - set(PARTS)):
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")

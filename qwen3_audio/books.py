@@ -18,7 +18,8 @@ from sqlalchemy import Connection, select
 
 from qwen3_audio.errors import SpeechError
 from qwen3_audio.outcomes import Outcome, outcome_of
-from qwen3_audio.store.keys import Caller
+from qwen3_audio.store.key_uses import KeyUses
+from qwen3_audio.store.keys import Caller, authenticate
 from qwen3_audio.store.limits import InFlight, check_tokens, count_request
 from qwen3_audio.store.opening import Store
 from qwen3_audio.store.tables import LOCAL_USER_ID
@@ -93,6 +94,7 @@ class Books:
     def __init__(self, store: Store | None) -> None:
         self.store = store
         self._in_flight = InFlight()
+        self._key_uses = KeyUses()
         self._workers = ThreadPoolExecutor(NUM_WORKERS, thread_name_prefix="books")
         self._num_open = 0
         self._nothing_open = asyncio.Event()
@@ -130,7 +132,10 @@ class Books:
 
     def run_behind(self, work: Callable[[], object]) -> None:
         """The same without waiting: for the way out after a disconnect, where nothing can wait."""
-        self._workers.submit(_logged, work)
+        try:
+            self._workers.submit(_logged, work)
+        except RuntimeError:  # at the very end no thread takes it any more
+            _logged(work)
 
     def note_open(self, change: int) -> None:
         """One request more (1) or less (-1) that is not handed over to the workers yet."""
@@ -139,6 +144,13 @@ class Books:
             self._nothing_open.clear()
         else:
             self._nothing_open.set()
+
+    async def authenticate(self, store: Store, key: str) -> Caller:
+        """Who this key belongs to; that it was used is noted behind."""
+        caller = await self.run(lambda: authenticate(store.db, store.secret, key))
+        if self._key_uses.add(caller):
+            self.run_behind(lambda: self._key_uses.write(store.db))
+        return caller
 
     async def count_request(self, caller: Caller) -> None:
         """LimitReached if the caller had enough requests in this minute."""
@@ -274,7 +286,8 @@ class BookedEntry(Entry):
             return self._write_row(ending, sounds)
         except SpeechError as error:
             failed = self._ending("failed", error=str(error))
-            _logged(lambda: self._write(failed))
+            # Behind the answer: a locked database would keep the client waiting once more.
+            self._books.run_behind(lambda: self._write(failed))
             raise
 
     def _write(self, ending: Ending) -> None:

@@ -5,6 +5,7 @@ LENGTH end the speech there with that reason, but only with an even seed, so tha
 """
 
 import asyncio
+import functools
 import threading
 import zlib
 from collections import Counter
@@ -34,6 +35,7 @@ from qwen3_audio.types import (
 
 FRAME_SAMPLES = 1920
 FRAMES_PER_WORD = 2
+NUM_PITCHES = 500
 SEGMENT_S = 30.0
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog")
 GUARDED = {"LOOP": EndReason.LOOP, "SILENCE": EndReason.SILENCE, "LENGTH": EndReason.LENGTH}
@@ -240,10 +242,16 @@ def _frames(request: SpeechRequest, words: list[str]) -> Iterator[Pcm | EndReaso
 def _word(request: SpeechRequest, word: str) -> list[Pcm]:
     voice = request.voice_prompt.speaker_vector.tobytes() if request.voice_prompt else b""
     traits = f"{request.seed} {request.speaker} {request.instructions} {word}".encode() + voice
-    pitch_hz = 150 + zlib.crc32(traits) % 500
+    return _tone(150 + zlib.crc32(traits) % NUM_PITCHES)
+
+
+@functools.lru_cache(NUM_PITCHES)
+def _tone(pitch_hz: int) -> list[Pcm]:
+    """Kept, as an engine that answers at once must not hold up the event loop."""
     time_s = np.arange(FRAME_SAMPLES * FRAMES_PER_WORD) / SPEECH_RATE_HZ
-    tone = 0.3 * np.sin(2 * np.pi * pitch_hz * time_s)
-    return np.split(tone.astype(np.float32), FRAMES_PER_WORD)
+    tone = (0.3 * np.sin(2 * np.pi * pitch_hz * time_s)).astype(np.float32)
+    tone.flags.writeable = False
+    return np.split(tone, FRAMES_PER_WORD)
 
 
 def _transcript(request: TranscriptionRequest) -> Transcript:

@@ -2,18 +2,19 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from qwen3_audio.errors import Overloaded, SpeechError, StartError
-from qwen3_audio.store.failures import BUSY, speech_error, start_error
+from qwen3_audio.store.failures import BUSY, is_busy, speech_error, start_error
 from qwen3_audio.store.locks import FilePresence, PostgresPresence
 
 BUSY_TIMEOUT_MS = 5000
@@ -37,6 +38,7 @@ class Database:
         # SQLite has one writer at a time; waiting here is fair and wakes at once, while its own
         # busy handler polls and may pass a thread over for seconds.
         self._write_turn = threading.Lock() if self.is_sqlite else None
+        self._gave_up_s = 0.0  # when a writer last waited for another program in vain
         self._presence: FilePresence | PostgresPresence | None = None
 
     @property
@@ -72,10 +74,17 @@ class Database:
         if self._write_turn is None:
             yield
             return
+        came_s = time.monotonic()
         if not self._write_turn.acquire(timeout=WRITE_TURN_TIMEOUT_S):
             raise Overloaded(BUSY)
         try:
+            if self._gave_up_s > came_s:  # it waited as long as the one before, for the same
+                raise Overloaded(BUSY)
             yield
+        except OperationalError as error:
+            if is_busy(error):
+                self._gave_up_s = time.monotonic()
+            raise
         finally:
             self._write_turn.release()
 
@@ -166,7 +175,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 def _postgres_engine(url: URL) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=10,
         max_overflow=20,
@@ -174,6 +183,14 @@ def _postgres_engine(url: URL) -> Engine:
         hide_parameters=True,  # users' texts are nothing for a log
         connect_args={"connect_timeout": 10},
     )
+    event.listen(engine, "connect", _bound_waiting)
+    return engine
+
+
+def _bound_waiting(connection: Any, record: ConnectionPoolEntry) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
+    connection.commit()
 
 
 def _leave_transactions_to_us(connection: Any, record: ConnectionPoolEntry) -> None:

@@ -13,6 +13,7 @@ GONE = "What this belongs to was deleted meanwhile"
 READ_ONLY = "The database takes no changes at the moment; please tell the operator"
 UNREACHABLE = "The database can't be reached at the moment; please try again"
 
+BUSY_CODES = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03")
 # SQLITE_… and PostgreSQL's SQLSTATE, each by how it begins.
 MEANING: dict[str, tuple[type[SpeechError], str]] = {
     "SQLITE_BUSY": (Overloaded, BUSY),
@@ -40,6 +41,11 @@ def _code(error: DBAPIError) -> str:
     return str(name or "")
 
 
+def is_busy(error: DBAPIError) -> bool:
+    """True if somebody else held the database for too long."""
+    return _code(error).startswith(BUSY_CODES)
+
+
 def speech_error(error: DBAPIError | PoolTimeout) -> SpeechError | None:
     """The error that a client should see, or None if it is a fault of this program."""
     if isinstance(error, PoolTimeout):
@@ -56,7 +62,7 @@ def speech_error(error: DBAPIError | PoolTimeout) -> SpeechError | None:
 def start_error(error: DBAPIError, place: str) -> StartError:
     """One sentence for the person who starts the program; `place` names the database."""
     code = _code(error)
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "55P03")):
+    if code.startswith(BUSY_CODES):
         return StartError(f"{place} is locked by another program; stop that one first")
     if code.startswith("SQLITE_NOTADB"):
         return StartError(f"{place} is not a database file")

@@ -5,7 +5,6 @@ before the transaction; the transaction renames and then adds the row; a row is 
 file. So there is never a row without a file, and a file without a row goes with the next sweep.
 """
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -29,6 +28,7 @@ REST = re.compile(r"[0-9a-f]{62}")
 UNFINISHED = re.compile(r"\.([0-9a-f]{16})-\d+")
 MAX_LOCKED = 500  # blobs in one transaction; PostgreSQL's lock table is small
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM_LEFT = "The server's disk is full: nothing was kept or changed; ask the operator for room"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Blobs:
         self._token = new_token()
         self._mark: WriterMark | None = None
         self._num_staged = 0
+        self._left: set[str] = set()  # files to remove when the database takes changes again
 
     def path(self, sha256: str) -> Path:
         """Where the file is, if it is kept."""
@@ -82,12 +83,9 @@ class Blobs:
             yield tuple(staged)
             is_done = True
         finally:
-            for blob in staged:
-                blob.unfinished.unlink(missing_ok=True)
-            if not is_done:
-                # If even this fails, the next start's sweep does it.
-                with contextlib.suppress(SpeechError):
-                    self.remove(db, [blob.sha256 for blob in staged])
+            named = [blob.sha256 for blob in staged if not _unlinked(blob.unfinished)]
+            if named and not is_done:
+                self.remove(db, named)
 
     def keep(self, conn: Connection, user_id: int, staged: Iterable[StagedBlob]) -> None:
         """Give the files their names and add their rows, in the caller's write transaction.
@@ -104,8 +102,22 @@ class Blobs:
             add_row(conn, sha256=sha256, size_bytes=blob.size_bytes)
 
     def remove(self, db: Database, sha256s: Iterable[str]) -> int:
-        """Remove the files that have no row, after the transaction that released them."""
-        wanted = sorted(set(sha256s))
+        """Remove the files that have no row, after the transaction that released them.
+
+        Never fails, as that is over: what can't be removed now goes with the next removal, or
+        the next start's sweep. Gives back how many files there were.
+        """
+        with self._lock:
+            wanted, self._left = self._left.union(sha256s), set()
+        try:
+            return self._remove_all(db, wanted)
+        except SpeechError:
+            with self._lock:
+                self._left |= wanted
+            return 0
+
+    def _remove_all(self, db: Database, sha256s: set[str]) -> int:
+        wanted = sorted(sha256s)
         return sum(
             self._remove_some(db, wanted[first : first + MAX_LOCKED])
             for first in range(0, len(wanted), MAX_LOCKED)
@@ -174,7 +186,7 @@ class Blobs:
             return 0
         with db.read() as conn:
             rows = known_from(conn, min(files), max(files))
-        return self.remove(db, files - rows)
+        return self._remove_all(db, files - rows)
 
     def _sweep_unfinished(self) -> int:
         unfinished = [
@@ -206,7 +218,7 @@ def _sync_folder(folder: Path) -> None:
 def _unlinked(path: Path) -> bool:
     try:
         path.unlink()
-    except FileNotFoundError:
+    except OSError:  # not there, or on a disk that takes no changes; the next start tries again
         return False
     return True
 
@@ -217,8 +229,6 @@ def _clear_refusal() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise StorageFull(
-                "The server's disk is full: nothing was kept or changed; ask the operator for room"
-            ) from error
+            raise StorageFull(NO_ROOM_LEFT) from error
         reason = os.strerror(error.errno or 0)
         raise StorageFull(f"The server can't keep files at the moment ({reason})") from error

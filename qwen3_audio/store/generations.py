@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, insert, select, update
@@ -57,6 +57,9 @@ class GenerationEnd:
         """Cancelled ones have a price exactly if some sound had left."""
         return self.status is Status.DONE or self.tokens > 0
 
+    def as_columns(self) -> dict[str, object]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -98,6 +101,11 @@ class StoredGeneration:
     text: str | None
 
 
+# Built once: building a statement takes longer than running it.
+ADDED = insert(generations).returning(generations.c.generation_id)
+NEW_COLUMNS = [field.name for field in fields(NewGeneration) if field.name != "voice_owner_id"]
+
+
 def add_generation(conn: Connection, user_id: int, new: NewGeneration, end: GenerationEnd) -> int:
     """Book a generation that has ended: its row, the usage and the voice's use_count."""
     return add_generations(conn, user_id, [(new, end)])[0]
@@ -117,8 +125,7 @@ def start_generation(
 ) -> int:
     """A number before the work is done, for answers that begin earlier; `end_generation` books."""
     values = {**_columns(new), "user_id": user_id, "status": status}
-    added = insert(generations).values(values).returning(generations.c.generation_id)
-    return int(conn.execute(added).scalar_one())
+    return int(conn.execute(ADDED, values).scalar_one())
 
 
 def end_generation(
@@ -127,7 +134,7 @@ def end_generation(
     """Book the end of a started one. False, and nothing changed, if it had ended already."""
     unended = generations.c.status.in_(UNENDED)
     changed = update(generations).where(*_mine(user_id, generation_id), unended)
-    if conn.execute(changed.values({**asdict(end), "ended_at": utc_now()})).rowcount == 0:
+    if conn.execute(changed.values({**end.as_columns(), "ended_at": utc_now()})).rowcount == 0:
         return False
     _book(conn, user_id, [(new, end)])
     return True
@@ -189,13 +196,12 @@ def delete_stored(conn: Connection, user_id: int, generation_id: int) -> list[st
 
 
 def _insert(conn: Connection, user_id: int, new: NewGeneration, end: GenerationEnd) -> int:
-    values = {**_columns(new), **asdict(end), "user_id": user_id, "ended_at": utc_now()}
-    added = insert(generations).values(values).returning(generations.c.generation_id)
-    return int(conn.execute(added).scalar_one())
+    values = {**_columns(new), **end.as_columns(), "user_id": user_id, "ended_at": utc_now()}
+    return int(conn.execute(ADDED, values).scalar_one())
 
 
 def _columns(new: NewGeneration) -> dict[str, object]:
-    return {name: value for name, value in asdict(new).items() if name != "voice_owner_id"}
+    return {name: getattr(new, name) for name in NEW_COLUMNS}
 
 
 def _book(

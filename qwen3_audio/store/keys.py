@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, RowMapping, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, insert, or_, select, update
 
 from qwen3_audio.errors import NotAllowed, NotAuthenticated, NotFound
 from qwen3_audio.store.columns import utc_now
@@ -95,20 +95,15 @@ def revoke_key(conn: Connection, user_id: int, key_id: int) -> None:
         raise NotFound(f"There is no key {key_id}")
 
 
-def authenticate(db: Database, secret: bytes, key: str, *, now: datetime | None = None) -> Caller:
-    """Who this key belongs to; notes its use at most once a minute.
+def authenticate(db: Database, secret: bytes, key: str) -> Caller:
+    """Who this key belongs to.
 
     NotAuthenticated if the key is unknown or revoked, NotAllowed if the user is disabled.
     """
-    moment = now or utc_now()
     with db.read() as conn:
         caller = find_caller(conn, secret, key)
     if caller is None:
         raise NotAuthenticated("The API key is unknown or revoked", code="invalid_api_key")
-    last = caller.last_used_at
-    if caller.key_id is not None and (last is None or moment - last >= LAST_USED_EVERY):
-        with db.write() as conn:
-            note_use(conn, caller.user_id, caller.key_id, now=moment)
     return caller
 
 
@@ -139,17 +134,20 @@ def note_use(conn: Connection, user_id: int, key_id: int, *, now: datetime) -> N
     conn.execute(update(api_keys).where(*mine, stale).values(last_used_at=now))
 
 
-def _candidates(conn: Connection, prefix: str) -> list[RowMapping]:
-    query = (
-        select(
-            api_keys.c.key_id,
-            api_keys.c.user_id,
-            api_keys.c.key_hmac,
-            api_keys.c.last_used_at,
-            users.c.disabled_at,
-            *columns_of(Limits, users),
-        )
-        .join(users, users.c.user_id == api_keys.c.user_id)
-        .where(api_keys.c.prefix == prefix, api_keys.c.revoked_at.is_(None))
+# Built once, as every request runs it.
+CANDIDATES = (
+    select(
+        api_keys.c.key_id,
+        api_keys.c.user_id,
+        api_keys.c.key_hmac,
+        api_keys.c.last_used_at,
+        users.c.disabled_at,
+        *columns_of(Limits, users),
     )
-    return list(conn.execute(query).mappings())
+    .join(users, users.c.user_id == api_keys.c.user_id)
+    .where(api_keys.c.prefix == bindparam("prefix"), api_keys.c.revoked_at.is_(None))
+)
+
+
+def _candidates(conn: Connection, prefix: str) -> list[RowMapping]:
+    return list(conn.execute(CANDIDATES, {"prefix": prefix}).mappings())

@@ -25,7 +25,8 @@ def file_lock(path: Path) -> Iterator[None]:
 
 
 def lock_transaction(conn: Connection, lock: int) -> None:
-    """Hold a PostgreSQL lock until this transaction ends; others wait."""
+    """Hold a PostgreSQL lock until this transaction ends; others wait, however long it takes."""
+    conn.execute(text("SET LOCAL lock_timeout = 0"))
     conn.execute(text(f"SELECT pg_advisory_xact_lock{_KEY}"), {"lock": lock})
 
 
@@ -56,6 +57,7 @@ class PostgresPresence:
     def __init__(self, engine: Engine) -> None:
         self._conn = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._conn.detach()
+        self._conn.execute(text("SET lock_timeout = 0"))  # the first server may have much to sweep
         self._is_exclusive = False
 
     def is_alone(self) -> bool:

@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 
 from qwen3_audio.books import LOCAL_CALLER
 from qwen3_audio.errors import NotAllowed, NotAuthenticated
-from qwen3_audio.store.keys import Caller, authenticate
+from qwen3_audio.store.keys import Caller
 from qwen3_audio.web.state import get_service, get_settings
 
 SEND_KEY = "Send your key as 'Authorization: Bearer <key>'."
@@ -26,7 +26,7 @@ async def current_caller(request: Request) -> Caller:
     store = service.store
     if store is None:
         raise NotAuthenticated("This server knows no keys: it was started without a database.")
-    return await service.books.run(lambda: authenticate(store.db, store.secret, key))
+    return await service.books.authenticate(store, key)
 
 
 CallerNow = Annotated[Caller, Depends(current_caller)]

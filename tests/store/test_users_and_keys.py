@@ -1,16 +1,26 @@
 """Accounts: users, their keys, the invites that give one."""
 
 import logging
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from store_places import SECRET, explain
 from store_rows import at_once, count
 
-from qwen3_audio.errors import BadRequest, NotAllowed, NotAuthenticated, NotFound, StartError
+from qwen3_audio.errors import (
+    BadRequest,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    Overloaded,
+    StartError,
+)
+from qwen3_audio.store.db import Database
 from qwen3_audio.store.invites import (
     MAX_EXPIRES_HOURS,
     add_invite,
@@ -18,6 +28,7 @@ from qwen3_audio.store.invites import (
     list_invites,
     revoke_invite,
 )
+from qwen3_audio.store.key_uses import KeyUses
 from qwen3_audio.store.keys import (
     LAST_USED_EVERY,
     add_key,
@@ -181,15 +192,60 @@ def test_a_disabled_user_is_refused_until_enabled(store: Store, alice: int) -> N
 def test_the_use_of_a_key_is_noted_at_most_once_a_minute(store: Store, alice: int) -> None:
     with store.db.write() as conn:
         key = add_key(conn, alice, secret=SECRET)
-    second = timedelta(seconds=1)
+    uses, second = KeyUses(), timedelta(seconds=1)
     for moment, noted in (
         (NOON, NOON),
         (NOON + LAST_USED_EVERY - second, NOON),
         (NOON + LAST_USED_EVERY, NOON + LAST_USED_EVERY),
     ):
-        authenticate(store.db, SECRET, key.api_key, now=moment)
+        if uses.add(authenticate(store.db, SECRET, key.api_key), now=moment):
+            uses.write(store.db)
         with store.db.read() as conn:
             assert list_keys(conn, alice).items[0].last_used_at == noted
+
+
+def test_uses_that_come_while_others_are_written_are_written_too(
+    store: Store, alice: int, bob: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uses, write = KeyUses(), Database.write
+    with store.db.write() as conn:
+        first, second = (add_key(conn, owner, secret=SECRET) for owner in (alice, bob))
+    callers = [authenticate(store.db, SECRET, key.api_key) for key in (first, second)]
+    answers = [uses.add(callers[0], now=NOON)]
+
+    def write_meanwhile(db: Database) -> AbstractContextManager[Connection]:
+        answers.append(uses.add(callers[1], now=NOON))
+        monkeypatch.undo()
+        return write(db)
+
+    monkeypatch.setattr(Database, "write", write_meanwhile)
+    uses.write(store.db)
+    assert answers == [True, False]
+    assert uses.add(callers[0], now=NOON)
+    with store.db.read() as conn:
+        for owner in (alice, bob):
+            assert list_keys(conn, owner).items[0].last_used_at == NOON
+
+
+def test_a_use_that_cannot_be_noted_is_noted_the_next_time(
+    store: Store, alice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uses = KeyUses()
+    with store.db.write() as conn:
+        key = add_key(conn, alice, secret=SECRET)
+    caller = authenticate(store.db, SECRET, key.api_key)
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "write", lambda db: refuse())
+        assert uses.add(caller, now=NOON)
+        uses.write(store.db)
+    assert uses.add(caller, now=NOON)
+    uses.write(store.db)
+    with store.db.read() as conn:
+        assert list_keys(conn, alice).items[0].last_used_at == NOON
+
+
+def refuse() -> NoReturn:
+    raise Overloaded("The database is busy; please try again")
 
 
 def test_a_request_within_the_minute_writes_nothing(
@@ -199,8 +255,9 @@ def test_a_request_within_the_minute_writes_nothing(
         key = add_key(conn, alice, secret=SECRET)
         note_use(conn, alice, key.key_id, now=NOON)
     monkeypatch.setattr(type(store.db), "write", None)
-    caller = authenticate(store.db, SECRET, key.api_key, now=NOON + timedelta(seconds=59))
+    caller = authenticate(store.db, SECRET, key.api_key)
     assert caller.last_used_at == NOON
+    assert not KeyUses().add(caller, now=NOON + timedelta(seconds=59))
 
 
 def test_neither_keys_nor_invites_are_in_the_database(

@@ -304,7 +304,7 @@ def test_what_could_not_be_booked_has_failed(
     broken(1)
     reply = store_client.post("/v1/audio/speech", json=HELLO)
     assert reply.status_code == 503
-    assert outcomes(store) == {"failed": 1}
+    wait_for(lambda: outcomes(store) == {"failed": 1})
     assert used(store)["tokens_used_total"] == 0
 
 
