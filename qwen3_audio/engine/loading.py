@@ -87,7 +87,7 @@ def load_speech(
     report: Report,
     *,
     codecs: SharedCodecs | None = None,
-    codec_thread: Executor | None = None,
+    codec_threads: Executor | None = None,
 ) -> SpeechModel:
     """Load a TTS folder; raises StartError naming what is missing or damaged."""
     folder = checkpoint.folder
@@ -118,7 +118,7 @@ def load_speech(
             codec.decoder,
             decoder.num_slots,
             frames_per_s=rate_hz / per_frame,
-            executor=codec_thread,
+            executor=codec_threads,
         ),
         defaults=GenerationDefaults.read(folder),
         decoder=decoder,

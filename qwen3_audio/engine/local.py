@@ -23,7 +23,7 @@ from qwen3_audio.engine.loading import (
 )
 from qwen3_audio.engine.memory import check_memory
 from qwen3_audio.engine.sink import Sink
-from qwen3_audio.engine.speech_sound import CodecThread, SpeechSequence
+from qwen3_audio.engine.speech_sound import CodecThreads, SpeechSequence
 from qwen3_audio.errors import BadRequest, NotLoaded
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import (
@@ -50,10 +50,10 @@ class LocalBackend:
         speech: dict[ModelKind, SpeechModel],
         listening: ListeningModel | None,
         device: Device,
-        codec_thread: CodecThread | None = None,
+        codec_threads: CodecThreads | None = None,
     ) -> None:
         self.where = str(device)  # with the precision, for people
-        self._device, self._codec_thread = device, codec_thread
+        self._device, self._codec_threads = device, codec_threads
         self._speech, self._listening = speech, listening
         self._ids = itertools.count()
         runners = [model.runner for model in speech.values()]
@@ -97,8 +97,8 @@ class LocalBackend:
 
     async def close(self) -> None:
         await self._engine.close()
-        if self._codec_thread is not None:
-            await asyncio.to_thread(self._codec_thread.shutdown)
+        if self._codec_threads is not None:
+            await asyncio.to_thread(self._codec_threads.shutdown)
         if self._device.kernels is not None:
             self._device.kernels.close()
 
@@ -153,7 +153,7 @@ def build_backend(
     if device.missing:
         log.warning("%s", device.explain_missing(settings.qwen_tts_dtype == "int8"))
     check_memory(checkpoints, device)
-    codecs, codec_thread, listening = SharedCodecs(device), CodecThread.beside(device), None
+    codecs, codec_threads, listening = SharedCodecs(device), CodecThreads.beside(device), None
     speech: dict[ModelKind, SpeechModel] = {}
     for checkpoint in checkpoints:
         if checkpoint.kind is ModelKind.ALIGNER:
@@ -162,6 +162,6 @@ def build_backend(
             listening = load_listening(checkpoint, settings, device, report)
         else:
             speech[checkpoint.kind] = load_speech(
-                checkpoint, settings, device, report, codecs=codecs, codec_thread=codec_thread
+                checkpoint, settings, device, report, codecs=codecs, codec_threads=codec_threads
             )
-    return LocalBackend(speech, listening, device, codec_thread)
+    return LocalBackend(speech, listening, device, codec_threads)

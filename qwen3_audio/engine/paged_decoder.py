@@ -41,11 +41,21 @@ class PagedDecoder:
             self.pool.extend(seq.slot, length)
             seq.num_positions = length
             self.positions[seq.slot] = length
+        if self.cpu_stack is not None and lengths[0] <= self.cpu_stack.max_prompt_rows:
+            return self._prefill_at_once(self.cpu_stack, seqs[0].slot, prompts[0])
         attention = PrefillAttention.build(self.pool, [seq.slot for seq in seqs], lengths)
         positions = torch.cat([torch.arange(length) for length in lengths]).to(self.device)
         hidden = self.stack(torch.cat(prompts), self.stack.rope(positions), attention)
         last = torch.tensor(lengths).cumsum(0) - 1
         return hidden[last.to(self.device)]
+
+    def _prefill_at_once(self, cpu_stack: CpuStack, slot: int, prompt: Tensor) -> Tensor:
+        """All rows of one prompt as one step of the kernels: each sees itself and those before."""
+        positions = torch.arange(len(prompt))
+        slots = torch.full_like(positions, slot)
+        view = self._cache_view(slots, positions, len(prompt))
+        hidden, _ = cpu_stack.step(prompt.clone(), self.stack.rope(positions), view)
+        return hidden[-1:]
 
     def advance(self, seqs: Seq[Sequence], slots: Tensor, rows: Tensor) -> Tensor:
         """slots int64 [B], rows [B, D], one for each → hidden states [B, D]."""

@@ -1,15 +1,16 @@
-"""Codes in, sound out: the codec with the state of each slot, one piece of work at a time.
+"""Codes in, sound out: the codec with the state of each slot.
 
-On a CPU with two threads or more the codec has a thread beside the engine's (`CodecThread`): a
-talker step waits for memory and the codec for arithmetic, so that side by side they cost little
-more than the talker alone. Pieces are cut by count, so sound never depends on who was faster.
+On a CPU with two threads or more the codec has threads beside the engine's (`CodecThreads`): one
+while frames are made, as a talker step waits for memory and the codec for arithmetic, so that side
+by side they cost little more than the talker alone; two when only sound is left to make. Pieces are
+cut by count, so that sound never depends on who was faster.
 """
 
 import ctypes
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from qwen3_audio.types import Codes, EndReason, SpeechRequest
 CHUNK_FRAMES = (1, 2, 4, 8)  # sizes of the first pieces of sound; the last one stays
 MIN_THREADS = 2  # of the process, for the codec to have one of its own
 THREADS_PER_CODEC_THREAD = 4
+MAX_JOBS = 2  # of a runner at a time, when no frames are made meanwhile
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -73,19 +75,19 @@ class InlineExecutor(Executor):
         return future
 
 
-class CodecThread(Executor):
-    """One thread for the codecs of all runners, in the order of their calls.
+class CodecThreads(Executor):
+    """Threads for the codecs of all runners, which begin in the order of their calls.
 
-    While it works, the kernels leave it the cores that it takes.
+    While one works, the kernels leave it the cores that it takes.
     """
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
         self._num_cores = max(1, kernels.num_threads // THREADS_PER_CODEC_THREAD)
-        self._thread = ThreadPoolExecutor(1, "codec", keep_torch_to, (self._num_cores,))
+        self._threads = ThreadPoolExecutor(MAX_JOBS, "codec", keep_torch_to, (self._num_cores,))
 
     @classmethod
-    def beside(cls, device: Device) -> "CodecThread | None":
+    def beside(cls, device: Device) -> "CodecThreads | None":
         """None where the codec's place is on the engine's thread: a GPU, or a single core."""
         kernels = device.kernels
         return None if kernels is None or kernels.num_threads < MIN_THREADS else cls(kernels)
@@ -98,10 +100,10 @@ class CodecThread(Executor):
             finally:
                 self._kernels.lend(-self._num_cores)
 
-        return self._thread.submit(work)
+        return self._threads.submit(work)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._thread.shutdown(wait, cancel_futures=cancel_futures)
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
 
 
 def keep_torch_to(num_threads: int) -> None:
@@ -110,6 +112,14 @@ def keep_torch_to(num_threads: int) -> None:
     set_number = getattr(ctypes.CDLL(None), "omp_set_num_threads", None)
     if set_number is not None:
         set_number(num_threads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Pieces of the same length that are being decoded."""
+
+    group: list[SpeechSequence]
+    silent: Future[list[SpeechSequence]]
 
 
 class SoundMaker:
@@ -130,23 +140,22 @@ class SoundMaker:
         self._is_beside = executor is not None
         self._executor = executor or InlineExecutor()
         self._begun: dict[int, Future[None]] = {}  # by slot
-        self._group: list[SpeechSequence] = []
-        self._decoded: Future[list[SpeechSequence]] | None = None
-
-    @property
-    def is_free(self) -> bool:
-        return self._decoded is None
+        self._jobs: list[_Job] = []
 
     @property
     def has_news(self) -> bool:
-        return self._decoded is not None and self._decoded.done()
+        return any(job.silent.done() for job in self._jobs)
 
     def begin(self, slot: int, reference: Codes | None) -> None:
         """A new sound in a slot, as if these codes [T, Q] had been heard before it."""
-        self._begun[slot] = self._executor.submit(self._begin, slot, reference)
+        before = [job.silent for job in self._jobs]  # one may belong to who had the slot before
+        self._begun[slot] = self._executor.submit(self._begin, slot, reference, before)
 
     def start(self, seqs: Seq[SpeechSequence]) -> bool:
-        """Decode the most urgent pieces that are due; False if there are none."""
+        """Decode the most urgent pieces that are due; False if there are none, or no thread."""
+        makes_frames = any(seq.reason is None for seq in seqs)
+        if len(self._jobs) >= (1 if makes_frames else MAX_JOBS):
+            return False
         group = self._most_urgent(seqs)
         if not group:
             return False
@@ -158,20 +167,20 @@ class SoundMaker:
             seq.num_chunks += 1
             seq.num_decoded += num_frames
             seq.is_decoding = True
-        self._group = group
         slots = [seq.slot for seq in group]
-        self._decoded = self._executor.submit(self._decode, group, codes, slots, begun)
-        self._decoded.add_done_callback(lambda _: self.wake())
+        silent = self._executor.submit(self._decode, group, codes, slots, begun)
+        self._jobs.append(_Job(group, silent))
+        silent.add_done_callback(lambda _: self.wake())
         return True
 
     def collect(self) -> list[SpeechSequence]:
         """Those whose last piece has made it too long a silence; raises what the codec raised."""
-        if not self.has_news or self._decoded is None:
-            return []
-        decoded, self._decoded = self._decoded, None
-        for seq in self._group:
-            seq.is_decoding = False
-        return decoded.result()
+        done = [job for job in self._jobs if job.silent.done()]
+        self._jobs = [job for job in self._jobs if job not in done]
+        for job in done:
+            for seq in job.group:
+                seq.is_decoding = False
+        return [seq for job in done for seq in job.silent.result()]
 
     def _most_urgent(self, seqs: Seq[SpeechSequence]) -> list[SpeechSequence]:
         """Equally long pieces, those first whose listener waits or runs dry the soonest."""
@@ -188,10 +197,11 @@ class SoundMaker:
             return 0.0
         return seq.first_sound_s + seq.num_decoded / self._frames_per_s
 
-    # -- on the codec's thread, where there is one ---------------------------------------------
+    # -- on a codec thread, where there are some -----------------------------------------------
 
     @torch.inference_mode()
-    def _begin(self, slot: int, reference: Codes | None) -> None:
+    def _begin(self, slot: int, reference: Codes | None, before: list[Future[Any]]) -> None:
+        wait(before)
         device = self._state.position.device
         slots = torch.tensor([slot], device=device)
         self.codec.reset(self._state, slots)

@@ -221,8 +221,8 @@ class TtsRunner(Runner):
     # -- sound ---------------------------------------------------------------------------------
 
     def _make_sound(self, seqs: list[SpeechSequence]) -> list[Ending]:
-        """Give the codec what is due as soon as it is free, and close those that are over."""
-        while self.sound.is_free and self.sound.start(seqs):
+        """Give the codec what is due as soon as it has room, and close those that are over."""
+        while self.sound.start(seqs):
             self._end_silent()
         return [
             Ending(seq, seq.reason, SpeechEnd(seq.reason, seq.num_frames, len(seq.prompt.rows)))

@@ -15,6 +15,9 @@ from qwen3_audio.kernels.products import TYPES, Int8Linear, KernelLinear, Kernel
 from qwen3_audio.models.linear import Linear
 from qwen3_audio.models.qwen3 import Stack
 
+# Of a prompt: beyond it torch's attention is so much faster that it makes up for its overhead.
+MAX_PROMPT_ROWS = 96
+
 
 @dataclass(frozen=True, slots=True)
 class CacheView:
@@ -63,6 +66,10 @@ class CpuStack:
             self._pointer(stack.norm),
             self._layers,
         )
+        is_int8 = all(isinstance(linear, Int8Linear) for linear in self._linears)
+        # Other weights are multiplied faster by oneDNN when there are many rows.
+        self.max_prompt_rows = MAX_PROMPT_ROWS if is_int8 else 0
+        max_rows = max(max_rows, self.max_prompt_rows)
         self._attended = torch.empty(max_rows, config.num_heads * config.head_dim)
         self._acted = torch.empty(max_rows, config.intermediate_size)
 

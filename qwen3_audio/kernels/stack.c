@@ -207,8 +207,8 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
     }
 
 #if defined(__AVX512VNNI__)
-#define DEFINE_INT8(NR, NC)                                                                        \
-    static inline void int8_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,       \
+#define DEFINE_INT8_AS(NAME, NR, NC)                                                               \
+    static inline void NAME(const Matrix *m, int column, const Rows *x, int row,                   \
                                         float out[NR][NC]) {                                       \
         const int8_t *w = (const int8_t *)m->data + (size_t)column * m->in;                        \
         __m512i sum[NR][NC];                                                                       \
@@ -237,8 +237,8 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
             }                                                                                      \
     }
 #else
-#define DEFINE_INT8(NR, NC)                                                                        \
-    static inline void int8_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,       \
+#define DEFINE_INT8_AS(NAME, NR, NC)                                                               \
+    static inline void NAME(const Matrix *m, int column, const Rows *x, int row,                   \
                                         float out[NR][NC]) {                                       \
         for (int c = 0; c < NC; c++) {                                                             \
             const int8_t *w = (const int8_t *)m->data + (size_t)(column + c) * m->in;              \
@@ -277,8 +277,69 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
 
 #define DEFINE_ALL(KIND) KIND(4, 4) KIND(4, 1) KIND(1, 8) KIND(1, 4) KIND(1, 1)
 DEFINE_ALL(DEFINE_BF16)
-DEFINE_ALL(DEFINE_INT8)
 DEFINE_ALL(DEFINE_FLOAT)
+#define DEFINE_INT8(NR, NC) DEFINE_INT8_AS(int8_##NR##x##NC, NR, NC)
+DEFINE_INT8(4, 1) DEFINE_INT8(1, 8) DEFINE_INT8(1, 4) DEFINE_INT8(1, 1)
+
+#if defined(__AVX512VNNI__)
+DEFINE_INT8_AS(int8_any_4x4, 4, 4)
+
+/* Lane r * 4 + c of the result is the sum of sum[r][c]'s lanes. */
+static inline __m512i add_up_4x4(const __m512i sum[4][4]) {
+    __m512i row[4];
+    for (int r = 0; r < 4; r++) {
+        __m512i left = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[r][0], sum[r][1]),
+                                        _mm512_unpackhi_epi32(sum[r][0], sum[r][1]));
+        __m512i right = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[r][2], sum[r][3]),
+                                         _mm512_unpackhi_epi32(sum[r][2], sum[r][3]));
+        row[r] = _mm512_add_epi32(_mm512_unpacklo_epi64(left, right),
+                                  _mm512_unpackhi_epi64(left, right));
+    }
+    enum { EVEN = 0x88, ODD = 0xdd }; /* quarters 0, 2 and 1, 3 of both */
+    __m512i first = _mm512_add_epi32(_mm512_shuffle_i32x4(row[0], row[1], EVEN),
+                                     _mm512_shuffle_i32x4(row[0], row[1], ODD));
+    __m512i second = _mm512_add_epi32(_mm512_shuffle_i32x4(row[2], row[3], EVEN),
+                                      _mm512_shuffle_i32x4(row[2], row[3], ODD));
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(first, second, EVEN),
+                            _mm512_shuffle_i32x4(first, second, ODD));
+}
+
+/* Prompts: many rows, so that adding up lanes and asking ahead for weights would be most of it. */
+static inline void int8_4x4(const Matrix *m, int column, const Rows *x, int row,
+                            float out[4][4]) {
+    if (m->in % 64 != 0) {
+        int8_any_4x4(m, column, x, row, out);
+        return;
+    }
+    const int8_t *w = (const int8_t *)m->data + (size_t)column * m->in;
+    const uint8_t *bytes = x->bytes + (size_t)row * m->in;
+    size_t in = (size_t)m->in;
+    __m512i sum[4][4];
+    for (int r = 0; r < 4; r++)
+        for (int c = 0; c < 4; c++) sum[r][c] = _mm512_setzero_si512();
+    for (size_t i = 0; i < in; i += 64) {
+        __m512i wide[4];
+        for (int c = 0; c < 4; c++) {
+            if (row == 0) __builtin_prefetch(w + (size_t)(c + AHEAD) * in + i);
+            wide[c] = _mm512_loadu_si512(w + (size_t)c * in + i);
+        }
+        for (int r = 0; r < 4; r++) {
+            __m512i some = _mm512_loadu_si512(bytes + (size_t)r * in + i);
+            for (int c = 0; c < 4; c++) sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], some, wide[c]);
+        }
+    }
+    const __m512i to_row = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+    __m512i sums = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(m->sum + column)));
+    __m512i dots = _mm512_sub_epi32(add_up_4x4(sum), _mm512_slli_epi32(sums, 7));
+    __m512 row_scale = _mm512_permutexvar_ps(
+        to_row, _mm512_castps128_ps512(_mm_loadu_ps(x->scale + row)));
+    __m512 scale = _mm512_broadcast_f32x4(_mm_loadu_ps(m->scale + column));
+    _mm512_storeu_ps(&out[0][0],
+                     _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dots), row_scale), scale));
+}
+#else
+DEFINE_INT8(4, 4)
+#endif
 
 #define DISPATCH(NR, NC)                                                                           \
     do {                                                                                           \

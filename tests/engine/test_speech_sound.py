@@ -23,7 +23,7 @@ from speech_runs import (
 from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.loading import SpeechModel, load_speech
-from qwen3_audio.engine.speech_sound import CodecThread, InlineExecutor
+from qwen3_audio.engine.speech_sound import CodecThreads, InlineExecutor
 from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import EndReason
@@ -71,7 +71,7 @@ def load(tiny_tts: Path, executor: Executor) -> SpeechModel:
         settings,
         Device(torch.device("cpu"), torch.float32),
         lambda *report: None,
-        codec_thread=executor,
+        codec_threads=executor,
     )
 
 
@@ -211,6 +211,28 @@ def test_first_sounds_come_before_the_next_piece_of_others(
     assert early.seq.num_due == 0 or early.seq.num_due == 4
 
 
+def test_two_pieces_are_decoded_at_once_when_no_more_frames_are_made(
+    model: SpeechModel, later: LaterExecutor
+) -> None:
+    short, long = start(model, max_frames=3), start(model, max_frames=4, seed=3)
+    both = [short, long]
+    step(model, both)
+    later.work()  # both first frames
+    step(model, both)
+    step(model, both)
+    assert [speech.seq.is_decoding for speech in both] == [True, True]  # a pair of pieces of two
+    later.work()
+    third = start(model, max_frames=1, seed=4)
+    step(model, [*both, third])
+    assert short.end is not None
+    assert [speech.seq.is_decoding for speech in (long, third)] == [True, True]
+    assert len(later.waiting) == 2
+    while third.end is None or long.end is None:
+        later.work()
+        step(model, [long, third])
+    assert_clean(model)
+
+
 def test_a_codec_that_breaks_fails_the_step(
     model: SpeechModel, later: LaterExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,12 +267,12 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernels]:
 
 
 @pytest.mark.compiler
-def test_the_codec_thread_takes_a_core_from_the_kernels_only_while_it_works(
+def test_the_codec_threads_takes_a_core_from_the_kernels_only_while_it_works(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lent: list[int] = []
     monkeypatch.setattr(kernels, "lend", lent.append)
-    thread = CodecThread(kernels)
+    thread = CodecThreads(kernels)
     try:
         during = thread.submit(lambda: (list(lent), torch.get_num_threads())).result()
         with pytest.raises(ZeroDivisionError):
