@@ -53,7 +53,12 @@ def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device)
 
 
 class KvPool:
-    """Keys and values of all layers, and the map from (slot, position) to a row of the pool."""
+    """Keys and values of all layers, and the map from (slot, position) to a row of the pool.
+
+    A page is one piece of memory with all layers, one behind the other: with a region for each
+    layer a short request would touch 2 MB (a huge page of Linux) in every layer. Rows are counted
+    through the whole memory, so that row r of layer l begins l * PAGE_POSITIONS rows further on.
+    """
 
     def __init__(
         self,
@@ -65,12 +70,15 @@ class KvPool:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        rows = num_pages * PAGE_POSITIONS
-        shape = (config.num_layers, rows, config.num_kv_heads, config.head_dim)
         self.book = PageBook(num_pages)
         self.max_positions = max_positions
-        self.k = lazy_zeros(shape, dtype, device)  # masked rows must be finite
-        self.v = lazy_zeros(shape, dtype, device)
+        self._page_rows = config.num_layers * PAGE_POSITIONS
+        rows = num_pages * self._page_rows
+        shape = (rows, config.num_kv_heads, config.head_dim)
+        # Masked rows must be finite.
+        self.k, self.v = (
+            _by_layer(lazy_zeros(shape, dtype, device), config.num_layers) for _ in range(2)
+        )
         self.row_of = lazy_zeros((num_slots, max_positions), torch.int64, device)
         self._pages: list[list[int]] = [[] for _ in range(num_slots)]
 
@@ -80,13 +88,26 @@ class KvPool:
         while len(pages) * PAGE_POSITIONS < num_positions:
             page, start = self.book.take(), len(pages) * PAGE_POSITIONS
             end = min(start + PAGE_POSITIONS, self.max_positions)
-            first = page * PAGE_POSITIONS
+            first = page * self._page_rows
             self.row_of[slot, start:end] = torch.arange(first, first + end - start)
             pages.append(page)
 
     def free(self, slot: int, num_reserved_positions: int) -> None:
         self.book.release(num_reserved_positions, self._pages[slot])
         self._pages[slot] = []
+
+
+def _by_layer(rows: Tensor, num_layers: int) -> Tensor:
+    """[rows of all layers, K, E] → views [layers, rows, K, E], each beginning where its layer does.
+
+    They overlap as a whole; the rows that a layer uses are its own.
+    """
+    num_rows, num_heads, size = rows.shape
+    row = num_heads * size
+    return rows.as_strided(
+        (num_layers, num_rows - (num_layers - 1) * PAGE_POSITIONS, num_heads, size),
+        (PAGE_POSITIONS * row, row, size, 1),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,6 +198,8 @@ def test_a_row_in_a_batch_is_the_row_alone() -> None:
 def test_layers_do_not_share_rows() -> None:
     sequences = Sequences([10], seed=2)
     sequences.prefill(0, [0], [10])
-    before = sequences.pool.k[0].clone()
-    sequences.prefill(1, [0], [10])
-    assert torch.equal(sequences.pool.k[0], before)
+    rows = sequences.pool.row_of[0, :10]
+    before = sequences.pool.k[0, rows]
+    sequences.pool.k[1, rows] = 0.0
+    assert torch.equal(sequences.pool.k[0, rows], before)
+    assert not torch.equal(sequences.pool.k[1, rows], before)
