@@ -126,6 +126,7 @@ def measure_listening(bench: Bench, dtype: str) -> Figures:
         )
         _ask(short, 1, 1, "warm up")
         alone = _ask(short, bench.repeats, 1, f"{CLIP_S} s in {dtype}")
+        clip_gb = bench.gb_above_torch(server)
         gains = []
         for _ in range(bench.repeats):
             one_by_one = _ask(short, NUM_CLIPS, 1, f"{NUM_CLIPS} clips one by one")
@@ -136,7 +137,8 @@ def measure_listening(bench: Bench, dtype: str) -> Figures:
             "clip_s": _spread([s.latency_s for s in alone]),
             "at_once_over_one_by_one": _spread(gains, best=max),
             "long_rtf": _spread([s.latency_s / s.audio_s for s in far]),
-            "gb_above_torch": bench.gb_above_torch(server),
+            "gb_above_torch": clip_gb,
+            "long_gb_above_torch": bench.gb_above_torch(server),
             "where": server.where,
             "load_average": load_average(),
         }

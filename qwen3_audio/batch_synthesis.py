@@ -65,7 +65,8 @@ async def speak_batch(
 ) -> SpokenBatch:
     """All texts at once. BadRequest for any bad one before any work; EngineFailed if all failed."""
     _check_number(service, len(texts))
-    made_orders = await order_texts(service, voices, caller, texts, form, param="texts")
+    named = {f"texts[{index}]": text for index, text in enumerate(texts)}
+    made_orders = await order_texts(service, voices, caller, named, form)
     batch = _Batch(service, caller, form, [text.strip() for text in texts], made_orders)
     entry = service.books.entry(
         caller,

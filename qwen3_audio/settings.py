@@ -152,6 +152,8 @@ class Settings:
     max_audio_s: int = _setting(14_400, _int(1))
     max_reference_s: int = _setting(60, _int(1))
     max_transcript_error: float | None = _setting(None, _float(0, 100))
+    max_voices: int = _setting(1000, _int(1))  # of one user
+    max_voice_mb: int = _setting(1024, _int(1))
     max_waiting: int = _setting(512, _int(0))
     max_running: int | None = _setting(None, _int(1))  # None: by memory
     cors_origins: tuple[str, ...] | None = _setting(None, _list)  # None: by mode

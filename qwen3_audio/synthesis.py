@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
@@ -70,7 +70,7 @@ async def speak_text(
     service: SpeechService, voices: StoredVoices, caller: Caller, text: str, form: VoiceForm
 ) -> SpokenText:
     """One text; when this gives something back it is in the books, and kept if it was to be."""
-    (order,) = await order_texts(service, voices, caller, [text], form, param="text")
+    (order,) = await order_texts(service, voices, caller, {"text": text}, form)
     new = new_generation(caller, order, route=Route.TTS, response_format=form.format.name)
     row = _Row(order, text.strip(), new, discount_rule(service.settings))
     entry = service.books.entry(
@@ -99,16 +99,17 @@ async def order_texts(
     service: SpeechService,
     voices: StoredVoices,
     caller: Caller,
-    texts: Sequence[str],
+    texts: Mapping[str, str],
     form: VoiceForm,
-    *,
-    param: str,
 ) -> list[SpeechOrder]:
-    """All checks that can fail, and the voice's prompt; each text has a seed of its own."""
+    """All checks that can fail, and the voice's prompt; each text has a seed of its own.
+
+    Texts go by what the client calls them, so that a refusal names the one it means.
+    """
     received_s = time.perf_counter()
     stripped = [
-        orders.check_text(text, max_chars=service.settings.max_text_len, param=param)
-        for text in texts
+        orders.check_text(text, max_chars=service.settings.max_text_len, param=name)
+        for name, text in texts.items()
     ]
     models = service.backend.models()
     model = orders.get_model(models, ModelKind.BASE, purpose=STORED_NEEDS)

@@ -2,10 +2,10 @@
 
 import asyncio
 import hashlib
+import io
 import time
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from qwen3_audio import orders
 from qwen3_audio.audio.decode import decode_audio
 from qwen3_audio.audio.resample import Resampler
 from qwen3_audio.audio.wav import wav_bytes
-from qwen3_audio.errors import BadRequest, EngineFailed
+from qwen3_audio.errors import BadRequest, EngineFailed, LimitReached
 from qwen3_audio.languages import parse_language
 from qwen3_audio.orders import SamplingForm, SpeechOrder, Upload
 from qwen3_audio.pricing import count_tokens
@@ -22,7 +22,7 @@ from qwen3_audio.speaking import Spoken
 from qwen3_audio.store.keys import Caller
 from qwen3_audio.store.names import checked_name
 from qwen3_audio.store.opening import Store
-from qwen3_audio.store.voices import NewVoice, VoiceKind, add_voice
+from qwen3_audio.store.voices import NewVoice, VoiceCaps, VoiceKind, add_voice, kept_voices
 from qwen3_audio.types import (
     LISTEN_RATE_HZ,
     SPEECH_RATE_HZ,
@@ -37,7 +37,9 @@ from qwen3_audio.voice_prompts import pack_prompt
 from qwen3_audio.voice_samples import prepare_reference, transcript_error_rate
 
 AUTO = "auto"
+MB = 1024**2
 DOUBTFUL_ERROR_RATE = 0.5
+PHRASE_S = 5.0  # at least
 MAX_FRAMES_OF_PHRASE = 400  # 32 s, three times what the phrase takes
 # Every consonant and vowel of English in a few seconds of ordinary speech.
 COVERAGE_PHRASE = (
@@ -88,31 +90,36 @@ async def clone_voice(
     base = orders.get_model(service.backend.models(), ModelKind.BASE, purpose=CLONE_NEEDS)
     language = parse_language(form.language, base.languages)
     transcript = _check_transcript(form.transcript, param=form.transcript_param)
-    listener = orders.find_model(service.backend.models(), ModelKind.ASR)
     if transcript == AUTO:
-        listener = orders.get_model(service.backend.models(), ModelKind.ASR, purpose=AUTO_NEEDS)
-    upload_sha256, samples = await service.on_decoder(lambda: _read(service, form))
-    error_rate = None
-    if listener is not None:
+        orders.get_model(service.backend.models(), ModelKind.ASR, purpose=AUTO_NEEDS)
+    num_tokens = 1 if transcript == AUTO else count_tokens(transcript)
+    async with AsyncExitStack() as place:
+        await place.enter_async_context(service.books.admitted(caller, num_tokens=num_tokens))
+        upload_sha256, samples = await service.on_decoder(lambda: _read(service, form))
+        seconds = len(samples) / SPEECH_RATE_HZ
+        await service.books.run(lambda: _check_room(service, store, caller, seconds))
         heard = await _listen(service, caller, samples, language)
-        if transcript == AUTO:
-            transcript = _check_heard(heard.text, form.audio_param)
-        spoken = language or heard.language
-        error_rate = round(transcript_error_rate(transcript, heard.text, language=spoken), 3)
-        _check_error_rate(service, error_rate, form.transcript_param)
-    new = _NewReference(
-        name=name,
-        kind=VoiceKind.CLONE,
-        language=language,
-        samples=samples,
-        ref_text=transcript,
-        upload_sha256=upload_sha256,
-        consent_id=form.consent_id,
-        tokens=count_tokens(transcript),
-    )
-    async with service.books.admitted(caller, num_tokens=new.tokens):
+        if transcript == AUTO and heard is not None:
+            transcript = heard.text.strip()
+            if not transcript:
+                raise _no_audio("has no speech that could be written down", form.audio_param)
+            # What it costs is known only now: it is admitted once more, at its price.
+            await place.aclose()
+            num_tokens = count_tokens(transcript)
+            await place.enter_async_context(service.books.admitted(caller, num_tokens=num_tokens))
+        error_rate = await _compare(service, form, transcript, heard, language)
+        new = _NewReference(
+            name=name,
+            kind=VoiceKind.CLONE,
+            language=language,
+            samples=samples,
+            ref_text=transcript,
+            upload_sha256=upload_sha256,
+            consent_id=form.consent_id,
+            tokens=num_tokens,
+        )
         voice_id = await _keep(service, store, caller, base, new)
-    return MadeVoice(voice_id, new.tokens, error_rate, _doubt(error_rate))
+    return MadeVoice(voice_id, num_tokens, error_rate, _doubt(error_rate))
 
 
 async def design_voice(
@@ -135,6 +142,7 @@ async def design_voice(
     order = _order_phrase(service, caller, design, form, description)
     tokens = count_tokens(description) + len(COVERAGE_PHRASE)
     async with service.books.admitted(caller, num_tokens=tokens):
+        await service.books.run(lambda: _check_room(service, store, caller, PHRASE_S))
         new = _NewReference(
             name=name,
             kind=VoiceKind.DESIGN,
@@ -165,11 +173,12 @@ class _NewReference:
 async def _keep(
     service: SpeechService, store: Store, caller: Caller, base: ModelInfo, new: _NewReference
 ) -> int:
-    heard = await asyncio.to_thread(prepare_reference, new.samples)
+    sample, heard = await asyncio.to_thread(_prepare, new.samples)
     prompt = await service.backend.make_voice_prompt(heard, new.ref_text)
+    settings = service.settings
+    caps = VoiceCaps(max_voices=settings.max_voices, max_bytes=settings.max_voice_mb * MB)
 
     def write() -> int:
-        sample = wav_bytes(new.samples, SPEECH_RATE_HZ)
         packed = pack_prompt(prompt, fingerprint=base.fingerprint)
         with store.blobs.staged(store.db, sample) as (staged,), store.db.write() as conn:
             store.blobs.keep(conn, caller.user_id, [staged])
@@ -188,9 +197,30 @@ async def _keep(
                 tokens=new.tokens,
                 key_id=caller.key_id,
             )
-            return add_voice(conn, caller.user_id, row)
+            return add_voice(conn, caller.user_id, row, caps=caps)
 
     return await service.books.run(write)
+
+
+def _prepare(samples: Pcm) -> tuple[bytes, Pcm]:
+    """The file to keep, and what the engine hears: made of it, as if it had to be done again."""
+    sample = wav_bytes(samples, SPEECH_RATE_HZ)
+    kept = decode_audio(sample, sample_rate_hz=SPEECH_RATE_HZ, max_seconds=float("inf"))
+    return sample, prepare_reference(kept)
+
+
+def _check_room(service: SpeechService, store: Store, caller: Caller, seconds: float) -> None:
+    """For so much more sound, before the engine works for it; later the prompt counts, too."""
+    settings = service.settings
+    with store.db.read() as conn:
+        num_voices, num_bytes = kept_voices(conn, caller.user_id)
+    left = settings.max_voice_mb * MB - num_bytes
+    if num_voices >= settings.max_voices or 2 * SPEECH_RATE_HZ * seconds > left:
+        raise LimitReached(
+            f"You have {num_voices} voices of {num_bytes / MB:.1f} MB, and {settings.max_voices}"
+            f" of {settings.max_voice_mb} MB are allowed; delete one first",
+            code="insufficient_quota",
+        )
 
 
 def _check_transcript(text: str, *, param: str) -> str:
@@ -208,8 +238,9 @@ def _check_transcript(text: str, *, param: str) -> str:
 def _read(service: SpeechService, form: CloneForm) -> tuple[str, Pcm]:
     """The fingerprint of the bytes as they came, and the sound in them."""
     source = orders.read_upload(form.audio, param=form.audio_param)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     samples = decode_audio(
-        source,
+        file,
         sample_rate_hz=SPEECH_RATE_HZ,
         max_seconds=service.settings.max_reference_s,
         param=form.audio_param,
@@ -218,28 +249,24 @@ def _read(service: SpeechService, form: CloneForm) -> tuple[str, Pcm]:
         raise _no_audio(f"is shorter than {MIN_AUDIO_S} seconds", form.audio_param)
     if float(np.abs(samples).max()) <= SILENCE:
         raise _no_audio("is silent", form.audio_param)
-    return _sha256(source), samples
+    digest = hashlib.sha256()
+    file.seek(0)
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest(), samples
 
 
 def _no_audio(what: str, param: str) -> BadRequest:
     return BadRequest(f"The recording {what}.", param=param, code="invalid_audio")
 
 
-def _sha256(source: bytes | BinaryIO) -> str:
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    source.seek(0)
-    digest = hashlib.sha256()
-    while piece := source.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
 async def _listen(
     service: SpeechService, caller: Caller, samples: Pcm, language: str | None
-) -> Transcript:
-    """What speech recognition hears in the reference."""
-    model = orders.get_model(service.backend.models(), ModelKind.ASR, purpose=AUTO_NEEDS)
+) -> Transcript | None:
+    """What speech recognition hears in the reference; None: there is none here."""
+    model = orders.find_model(service.backend.models(), ModelKind.ASR)
+    if model is None:
+        return None
     request = TranscriptionRequest(
         samples=await service.on_decoder(lambda: _resample(samples)),
         language=language if language in model.languages else None,
@@ -257,22 +284,27 @@ def _resample(samples: Pcm) -> Pcm:
     return np.concatenate((resampler.write(samples), resampler.finish()))
 
 
-def _check_heard(text: str, param: str) -> str:
-    heard = text.strip()
-    if not heard:
-        raise _no_audio("has no speech in it that could be written down", param)
-    return heard
-
-
-def _check_error_rate(service: SpeechService, error_rate: float, param: str) -> None:
-    allowed = service.settings.max_transcript_error
+async def _compare(
+    service: SpeechService,
+    form: CloneForm,
+    transcript: str,
+    heard: Transcript | None,
+    language: str | None,
+) -> float | None:
+    """How much of the transcript is not what was heard; BadRequest if that is too much."""
+    if heard is None:
+        return None
+    spoken, allowed = language or heard.language, service.settings.max_transcript_error
+    rate = await asyncio.to_thread(transcript_error_rate, transcript, heard.text, language=spoken)
+    error_rate = round(rate, 3)
     if allowed is not None and error_rate > allowed:
         raise BadRequest(
-            f"{param} does not match the recording: its error rate is {error_rate:g},"
-            f" at most {allowed:g} is allowed.",
-            param=param,
+            f"{form.transcript_param} does not match the recording: its error rate is"
+            f" {error_rate:g}, at most {allowed:g} is allowed.",
+            param=form.transcript_param,
             code="transcript_mismatch",
         )
+    return error_rate
 
 
 def _doubt(error_rate: float | None) -> str | None:

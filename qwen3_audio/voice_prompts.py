@@ -33,7 +33,7 @@ def unpack_prompt(data: bytes, *, fingerprint: str, text: str) -> VoicePrompt | 
         return None
     try:
         tensors = load(data)
-    except SafetensorError:
+    except (SafetensorError, KeyError):  # KeyError: a type of number that numpy lacks
         return None
     vector, codes = tensors.get(VECTOR), tensors.get(CODES)
     if vector is None or vector.dtype != np.float32 or vector.ndim != 1:

@@ -17,7 +17,10 @@ from qwen3_audio.store.migrate import SCRIPTS
 from qwen3_audio.store.tables import metadata
 
 HEAD = ScriptDirectory(SCRIPTS).get_current_head()
-FASTER = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"
+FASTER = (
+    "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"
+    " -c autovacuum=off"  # its ANALYZE would change plans in the middle of a test
+)
 
 
 def find_programs() -> Path | None:

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
+from qwen3_audio.audio.decode import decode_audio
 from qwen3_audio.errors import TooLarge
 from qwen3_audio.store.consents import (
     Consent,
@@ -15,6 +16,7 @@ from qwen3_audio.store.consents import (
     list_consents,
     rename_consent,
 )
+from qwen3_audio.types import LISTEN_RATE_HZ
 from qwen3_audio.web import library_schemas
 from qwen3_audio.web.addresses import parse_tagged_id
 from qwen3_audio.web.auth import CallerNow, UserId
@@ -25,6 +27,7 @@ from qwen3_audio.web.state import get_service, get_store
 from qwen3_audio.web.voices import open_fields
 
 MAX_RECORDING_BYTES = 10 * 1024**2
+MAX_RECORDING_S = 600
 DEFAULT_PAGE, MAX_PAGE = 20, 100
 MAX_LANGUAGE_CHARS = 35
 
@@ -48,6 +51,7 @@ async def make(request: Request, caller: CallerNow) -> dict[str, Any]:
             raise TooLarge("recording is larger than 10 MiB, the limit here.", param="recording")
         if not data:
             raise bad_value("recording", "a file that is not empty")
+        await get_service(request).on_decoder(lambda: _check_sound(data))
 
     def keep() -> Consent:
         with store.blobs.staged(store.db, data) as (staged,), store.db.write() as conn:
@@ -111,6 +115,15 @@ def delete(request: Request, consent_id: str, user_id: UserId) -> dict[str, Any]
         files = delete_consent(conn, user_id, number)
     store.blobs.remove(store.db, files)
     return {"id": f"cons_{number}", "object": "audio.voice_consent", "deleted": True}
+
+
+def _check_sound(data: bytes) -> None:
+    """BadRequest for what nobody could listen to later."""
+    samples = decode_audio(
+        data, sample_rate_hz=LISTEN_RATE_HZ, max_seconds=MAX_RECORDING_S, param="recording"
+    )
+    if not len(samples):
+        raise bad_value("recording", "a file with sound in it")
 
 
 def _required(fields: Fields, name: str) -> str:

@@ -50,7 +50,7 @@ router = OpenAIRouter(tags=["voices"], responses=ERRORS)
 @router.get("/v1/audio/voices")
 def show_voices(request: Request, user_id: DiscoveringUserId) -> dict[str, Any]:
     """The voices that a request may name; `?names_only=true` gives bare names under `voices`."""
-    own = [] if user_id is None else _own(get_service(request), user_id)
+    own, has_more = _own(get_service(request), user_id)
     voices = [*_presets(request, user_id), *own]
     words = {request.query_params.get(name, "").lower() for name in ("names_only", "legacy")}
     is_bare = bool(words & {"true", "1", "yes"})
@@ -59,7 +59,7 @@ def show_voices(request: Request, user_id: DiscoveringUserId) -> dict[str, Any]:
         "data": voices,
         "voices": [voice["name"] for voice in voices] if is_bare else voices,
         "uploaded_voices": own,
-        "has_more": False,
+        "has_more": has_more,
     }
 
 
@@ -195,11 +195,13 @@ def _presets(request: Request, user_id: int | None) -> list[dict[str, Any]]:
     return [preset(name, text, created_at) for name, text in described.items()]
 
 
-def _own(service: SpeechService, user_id: int) -> list[dict[str, Any]]:
-    if service.store is None:
-        return []
+def _own(service: SpeechService, user_id: int | None) -> tuple[list[dict[str, Any]], bool]:
+    """The caller's voices, and whether there are more than a page of them."""
+    if service.store is None or user_id is None:
+        return [], False
     with service.store.db.read() as conn:
-        return [_shown(voice) for voice in list_voices(conn, user_id).items]
+        page = list_voices(conn, user_id)
+    return [_shown(voice) for voice in page.items], page.has_more
 
 
 def _shown(voice: Voice) -> dict[str, Any]:
