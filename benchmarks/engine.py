@@ -12,14 +12,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from benchmarks import work
 from benchmarks.checkpoints import SIZES, write_checkpoints
 from benchmarks.report import best_and_median, counted, format_table, say
-from qwen3_audio.assembly import load_backend
+from qwen3_audio.assembly import IDLE_THREADS, load_backend
 from qwen3_audio.checkpoints import open_checkpoint
-from qwen3_audio.settings import Settings
+from qwen3_audio.settings import Settings, suggest
 from qwen3_audio.types import (
     ModelKind,
     Sampling,
@@ -34,12 +32,19 @@ class OurArm:
     """One checkpoint behind the backend that also serves."""
 
     def __init__(self, folder: Path, dtype: str, threads: int) -> None:
-        torch.set_num_threads(threads)
+        suggest(IDLE_THREADS)  # as the server does, before torch is there
+        self.set_num_threads(threads)
         checkpoint = open_checkpoint(folder)
         settings = Settings.from_env({"QWEN_TTS_DTYPE": dtype, "QWEN_TTS_DEVICE": "cpu"})
         self.kind = checkpoint.kind
         self.backend = load_backend([checkpoint], settings)
         self.loop = asyncio.new_event_loop()
+
+    @staticmethod
+    def set_num_threads(threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
 
     def run(self, seed: int) -> work.Done:
         runs = {ModelKind.ASR: self._listen, ModelKind.BASE: self._clone}
@@ -131,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder = write_checkpoints(Path(home), [given.kind], SIZES[given.size])[0]
         arm = OurArm(folder, given.dtype, given.threads)
         if given.arm:
-            work.answer_orders(arm.run, torch.set_num_threads)
+            work.answer_orders(arm.run, arm.set_num_threads)
         else:
             what = f"{given.kind} {given.dtype}, {given.streams} at once, {given.threads} threads"
             run = partial(arm.run_together, streams=given.streams) if given.streams > 1 else arm.run

@@ -1,6 +1,7 @@
 """The command line: what it starts, what it says, and which code it leaves with."""
 
 import json
+import logging
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ from fake_hub import FakeHub, run_hub
 from live_process import run_server
 
 from qwen3_audio.cli import build_parser, main, run
+from qwen3_audio.commands.serve import LOGGING, PathOnly
 from qwen3_audio.settings import VARIABLES
 
 SERVE = ("-m", "qwen3_audio", "serve")
@@ -262,3 +264,11 @@ def test_download_fetches_into_the_models_folder(
     assert out == "models/asr: asr, complete\n"
     assert "The hub has no me/gone" in err
     assert "asr is no hub id" in err
+
+
+def test_access_lines_hold_no_query() -> None:
+    line = ("127.0.0.1:1", "GET", "/voices?api_key=sk-secret", "1.1", 200)
+    record = logging.LogRecord("uvicorn.access", logging.INFO, "", 0, "%s %s %s %s %s", line, None)
+    assert PathOnly().filter(record)
+    assert record.getMessage() == "127.0.0.1:1 GET /voices 1.1 200"
+    assert LOGGING["loggers"]["uvicorn.access"]["filters"] == ["path_only"]

@@ -51,9 +51,8 @@ class Arm:
 
 @contextmanager
 def start_arm(python: Path, module: str, *options: str) -> Iterator[Arm]:
-    """Ends with the block. Idle threads sleep, so that no arm takes time from the other."""
+    """Ends with the block. Idle threads soon sleep, so no arm takes time from the other."""
     calm = {
-        "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "PYTHONPATH": str(ROOT),

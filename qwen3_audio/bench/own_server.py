@@ -23,7 +23,6 @@ OWN: Mapping[str, str | None] = {  # nothing of a real server's is touched
     "DATABASE_URL": None,
     "ADMIN_TOKEN": None,
     "WORKERS": None,
-    "OMP_WAIT_POLICY": "PASSIVE",  # idle threads leave the cores to those that work
 }
 
 

@@ -28,10 +28,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("qwen3_audio")
 
 SHUTDOWN_S = 8  # Docker kills after ten
+
+
+class PathOnly(logging.Filter):
+    """Access lines without the query, in which somebody may have put a key."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and len(record.args) == 5:
+            client, method, path, *rest = record.args
+            record.args = (client, method, str(path).partition("?")[0], *rest)
+        return True
+
+
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+    "filters": {"path_only": {"()": PathOnly}},
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
@@ -40,7 +53,11 @@ LOGGING: dict[str, Any] = {
         }
     },
     "root": {"level": "INFO", "handlers": ["stderr"]},
-    "loggers": {"uvicorn.error": {"level": "WARNING"}, "alembic": {"level": "WARNING"}},
+    "loggers": {
+        "uvicorn.error": {"level": "WARNING"},
+        "uvicorn.access": {"filters": ["path_only"]},
+        "alembic": {"level": "WARNING"},
+    },
 }
 
 
