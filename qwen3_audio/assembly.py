@@ -28,7 +28,7 @@ log = logging.getLogger("qwen3_audio")
 # the codec needs 30, which take 4 ms to make again.
 KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "40", "LRU_CACHE_CAPACITY": "1"}
 # torch's threads wait spinning for the next of many small steps (a prompt in bfloat16: 100 ms, and
-# 180 ms if they fell asleep at once), but not for long on cores that the kernels' threads then lack.
+# 180 ms if they fell asleep at once), but not for long on cores that the kernels then lack.
 IDLE_THREADS = {"GOMP_SPINCOUNT": "20000"}
 M_ARENA_MAX = -8  # of glibc's mallopt
 MAX_ARENAS = 1  # each keeps what its threads have freed
