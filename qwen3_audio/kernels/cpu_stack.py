@@ -16,7 +16,7 @@ from qwen3_audio.models.linear import Linear
 from qwen3_audio.models.qwen3 import Stack
 
 # Of a prompt: beyond it torch's attention is so much faster that it makes up for its overhead.
-MAX_PROMPT_ROWS = 96
+MAX_PROMPT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)

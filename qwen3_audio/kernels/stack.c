@@ -23,6 +23,7 @@
 typedef float Floats __attribute__((vector_size(64), aligned(4)));
 typedef uint32_t Words __attribute__((vector_size(64), aligned(2)));
 typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
+typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
 enum { LANES = 16 };
 
 enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
@@ -72,10 +73,15 @@ static inline uint16_t narrow(float x) { /* round to nearest even, as torch does
     return (uint16_t)((u.i + 0x7fff + ((u.i >> 16) & 1)) >> 16);
 }
 
-static inline float add_up(Floats x) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
+static inline Floats widen_all(const uint16_t *x) {
+    return (Floats)(__builtin_convertvector(*(const Halves *)x, Words) << 16);
+}
+
+static inline float add_up(Floats x) { /* by halves: one addition after the other is slow */
+    float half[8], quarter[4];
+    for (int i = 0; i < 8; i++) half[i] = x[i] + x[i + 8];
+    for (int i = 0; i < 4; i++) quarter[i] = half[i] + half[i + 4];
+    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
 static float dot(const float *a, const float *b, int size) {
@@ -88,11 +94,10 @@ static float dot(const float *a, const float *b, int size) {
 }
 
 static float dot_bf16(const float *a, const uint16_t *b, int size) {
-    float sums[LANES] = {0}, sum = 0;
+    Floats sums = {0};
     int i = 0;
-    for (; i + LANES <= size; i += LANES)
-        for (int j = 0; j < LANES; j++) sums[j] += a[i + j] * widen(b[i + j]);
-    for (int j = 0; j < LANES; j++) sum += sums[j];
+    for (; i + LANES <= size; i += LANES) sums += *(const Floats *)(a + i) * widen_all(b + i);
+    float sum = add_up(sums);
     for (; i < size; i++) sum += a[i] * widen(b[i]);
     return sum;
 }
@@ -612,6 +617,39 @@ static void store(const Cache *cache, void *base, int64_t at, const float *x, in
         memcpy((float *)base + at, x, (size_t)size * sizeof(float));
 }
 
+enum { AT_ONCE = 4 }; /* vectors of a value that stay in registers over all rows */
+enum { KEYS_AHEAD = 12 };
+
+/* Keys and values of one head lie apart, where no processor expects them. */
+static inline void ask_ahead(const Cache *cache, const void *of, int64_t base, const int64_t *rows,
+                             int64_t stride, int i, int length, int count) {
+    if (i + KEYS_AHEAD >= length) return;
+    size_t size = cache->type == BFLOAT16 ? sizeof(uint16_t) : sizeof(float);
+    const char *at = (const char *)of + (size_t)(base + rows[i + KEYS_AHEAD] * stride) * size;
+    for (size_t offset = 0; offset < (size_t)count * size; offset += 64)
+        __builtin_prefetch(at + offset);
+}
+
+/* LANES numbers of a row of keys or values. */
+static inline Floats some_of(const void *of, int type, int64_t at) {
+    return type == BFLOAT16 ? widen_all((const uint16_t *)of + at)
+                            : *(const Floats *)((const float *)of + at);
+}
+
+/* AT_ONCE * LANES numbers of the weighted sum of values. */
+static void mix_values(const Cache *cache, int64_t base, const int64_t *rows, int64_t stride,
+                       const float *weights, int length, float *out) {
+    int type = cache->type;
+    Floats sums[AT_ONCE] = {0};
+    for (int i = 0; i < length; i++) {
+        int64_t at = base + rows[i] * stride;
+        ask_ahead(cache, cache->v, base, rows, stride, i, length, AT_ONCE * LANES);
+        for (int t = 0; t < AT_ONCE; t++)
+            sums[t] += weights[i] * some_of(cache->v, type, at + t * LANES);
+    }
+    for (int t = 0; t < AT_ONCE; t++) *(Floats *)(out + t * LANES) = sums[t];
+}
+
 /* One query head of one row over everything it sees. scores: its length, rounded up to LANES. */
 static void attend(const Stack *s, const Cache *cache, int layer, int kv_head, int row,
                    const float *q, float *out, float *scores) {
@@ -622,6 +660,7 @@ static void attend(const Stack *s, const Cache *cache, int layer, int kv_head, i
     float scale = 1.0f / sqrtf((float)size), peak = -INFINITY, total = 0;
     for (int i = 0; i < length; i++) {
         int64_t at = base + rows[i] * stride;
+        ask_ahead(cache, cache->k, base, rows, stride, i, length, size);
         float score = cache->type == BFLOAT16 ? dot_bf16(q, (const uint16_t *)cache->k + at, size)
                                               : dot(q, (const float *)cache->k + at, size);
         scores[i] = score * scale;
@@ -633,17 +672,19 @@ static void attend(const Stack *s, const Cache *cache, int layer, int kv_head, i
         *some = exponential(*some - peak);
     }
     for (int i = 0; i < length; i++) total += scores[i];
-    memset(out, 0, (size_t)size * sizeof(float));
-    for (int i = 0; i < length; i++) {
-        int64_t at = base + rows[i] * stride;
-        float weight = scores[i] / total;
-        if (cache->type == BFLOAT16) {
-            const uint16_t *v = (const uint16_t *)cache->v + at;
-            for (int j = 0; j < size; j++) out[j] += weight * widen(v[j]);
-        } else {
-            const float *v = (const float *)cache->v + at;
-            for (int j = 0; j < size; j++) out[j] += weight * v[j];
+    for (int i = 0; i < length; i++) scores[i] /= total;
+    int j = 0;
+    for (; j + AT_ONCE * LANES <= size; j += AT_ONCE * LANES)
+        mix_values(cache, base + j, rows, stride, scores, length, out + j);
+    for (; j < size; j++) {
+        float sum = 0;
+        for (int i = 0; i < length; i++) {
+            int64_t at = base + rows[i] * stride + j;
+            float value = cache->type == BFLOAT16 ? widen(((const uint16_t *)cache->v)[at])
+                                                  : ((const float *)cache->v)[at];
+            sum += scores[i] * value;
         }
+        out[j] = sum;
     }
 }
 
