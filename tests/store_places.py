@@ -21,9 +21,10 @@ class Place:
 
 
 def explain(db: Database, query: str) -> str:
-    """The plan, with scans made expensive so that empty tables show their indexes."""
+    """The plan, with all else made expensive so that empty tables show their indexes."""
     with db.read() as conn:
         if not db.is_sqlite:
-            conn.execute(text("SET LOCAL enable_seqscan = off"))
+            for other in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
+                conn.execute(text(f"SET LOCAL {other} = off"))
         words = "EXPLAIN QUERY PLAN" if db.is_sqlite else "EXPLAIN"
         return "\n".join(str(row) for row in conn.execute(text(f"{words} {query}")))

@@ -158,6 +158,7 @@ def test_main_py_is_serve() -> None:
         assert httpx2.get(f"{server.address}/ready").status_code == 200
 
 
+@pytest.mark.slow
 def test_the_demo_speaks_and_listens_and_says_that_it_is_random(tmp_path: Path) -> None:
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "QWEN_TTS_DTYPE": "float32"}
     with run_server([*SERVE, "--demo"], **env, MAX_RUNNING="2") as server:
@@ -173,6 +174,7 @@ def test_the_demo_speaks_and_listens_and_says_that_it_is_random(tmp_path: Path) 
         assert words in server.what
 
 
+@pytest.mark.slow
 def test_serve_takes_ids_from_the_models_folder(tiny_asr: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_asr / "tiny-asr", tmp_path / "Qwen3-ASR-1.7B")
     command = [*SERVE, "--model-path", "Qwen/Qwen3-ASR-1.7B", "--port", "0"]

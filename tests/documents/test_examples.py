@@ -110,6 +110,7 @@ def test_client_without_keys(live: LiveProcess, folder: Path) -> None:
     check_client(said.splitlines(), folder)
 
 
+@pytest.mark.slow
 def test_client_makes_a_user_and_designs_a_voice(on_sqlite: LiveProcess, folder: Path) -> None:
     arguments = (*CLIENT, "A calm narrator.")
     env = {"ADMIN_TOKEN": ADMIN_TOKEN}

@@ -32,7 +32,11 @@ IDS = itertools.count()
 
 
 @pytest.fixture(
-    scope="module", params=["torch", pytest.param("kernels", marks=pytest.mark.compiler)]
+    scope="module",
+    params=[
+        pytest.param("torch", marks=pytest.mark.slow),
+        pytest.param("kernels", marks=pytest.mark.compiler),
+    ],
 )
 def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Device:
     cache = tmp_path_factory.getbasetemp() / "kernels"

@@ -174,6 +174,7 @@ def test_what_is_cut_off_by_the_end_of_the_server_is_in_the_books(
     assert outcomes(store) == {"cancelled": 5}
 
 
+@pytest.mark.slow
 def test_500_disconnects_at_any_moment_end_each_once(store: Store, slow: LiveServer) -> None:
     chance = random.Random(3)
     slow.backend.delay_s = 0.0005
