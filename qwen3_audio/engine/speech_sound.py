@@ -148,7 +148,10 @@ class SoundMaker:
 
     def begin(self, slot: int, reference: Codes | None) -> None:
         """A new sound in a slot, as if these codes [T, Q] had been heard before it."""
-        before = [job.silent for job in self._jobs]  # one may belong to who had the slot before
+        # Whoever had the slot before may have left in the middle of either.
+        before: list[Future[Any]] = [job.silent for job in self._jobs]
+        if slot in self._begun:
+            before.append(self._begun[slot])
         self._begun[slot] = self._executor.submit(self._begin, slot, reference, before)
 
     def start(self, seqs: Seq[SpeechSequence]) -> bool:

@@ -618,17 +618,6 @@ static void store(const Cache *cache, void *base, int64_t at, const float *x, in
 }
 
 enum { AT_ONCE = 4 }; /* vectors of a value that stay in registers over all rows */
-enum { KEYS_AHEAD = 12 };
-
-/* Keys and values of one head lie apart, where no processor expects them. */
-static inline void ask_ahead(const Cache *cache, const void *of, int64_t base, const int64_t *rows,
-                             int64_t stride, int i, int length, int count) {
-    if (i + KEYS_AHEAD >= length) return;
-    size_t size = cache->type == BFLOAT16 ? sizeof(uint16_t) : sizeof(float);
-    const char *at = (const char *)of + (size_t)(base + rows[i + KEYS_AHEAD] * stride) * size;
-    for (size_t offset = 0; offset < (size_t)count * size; offset += 64)
-        __builtin_prefetch(at + offset);
-}
 
 /* LANES numbers of a row of keys or values. */
 static inline Floats some_of(const void *of, int type, int64_t at) {
@@ -643,7 +632,6 @@ static void mix_values(const Cache *cache, int64_t base, const int64_t *rows, in
     Floats sums[AT_ONCE] = {0};
     for (int i = 0; i < length; i++) {
         int64_t at = base + rows[i] * stride;
-        ask_ahead(cache, cache->v, base, rows, stride, i, length, AT_ONCE * LANES);
         for (int t = 0; t < AT_ONCE; t++)
             sums[t] += weights[i] * some_of(cache->v, type, at + t * LANES);
     }
@@ -660,7 +648,6 @@ static void attend(const Stack *s, const Cache *cache, int layer, int kv_head, i
     float scale = 1.0f / sqrtf((float)size), peak = -INFINITY, total = 0;
     for (int i = 0; i < length; i++) {
         int64_t at = base + rows[i] * stride;
-        ask_ahead(cache, cache->k, base, rows, stride, i, length, size);
         float score = cache->type == BFLOAT16 ? dot_bf16(q, (const uint16_t *)cache->k + at, size)
                                               : dot(q, (const float *)cache->k + at, size);
         scores[i] = score * scale;

@@ -21,6 +21,7 @@ from speech_runs import (
 )
 
 from qwen3_audio.checkpoints import open_checkpoint
+from qwen3_audio.engine import speech_sound
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.loading import SpeechModel, load_speech
 from qwen3_audio.engine.speech_sound import CodecThreads, InlineExecutor
@@ -191,6 +192,20 @@ def test_a_slot_left_while_the_codec_works_in_it_is_clean_for_the_next(
         later.work()
     assert np.array_equal(following.sound, expected.sound)
     assert_clean(model)
+
+
+def test_a_new_sound_begins_after_all_that_was_done_in_its_slot(
+    model: SpeechModel, later: LaterExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[list[Future[Any]]] = []
+    monkeypatch.setattr(speech_sound, "wait", waited.append)
+    sound = model.runner.sound
+    sound.begin(0, None)
+    sound.begin(0, None)
+    first, second = (future for future, _ in later.waiting)
+    later.work()
+    assert waited == [[], [first]]
+    assert second.done()
 
 
 def test_first_sounds_come_before_the_next_piece_of_others(
