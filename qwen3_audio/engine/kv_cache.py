@@ -1,6 +1,7 @@
 """Paged keys and values. The book-keeping is integers; the tensors are made once, at start.
 
-Letters in shapes: B sequences, R rows, C positions read, K key/value heads, E head size.
+Letters in shapes: B sequences, R rows, N pages, P positions of a page, K key/value heads, E size
+of a head.
 """
 
 import math
@@ -53,11 +54,11 @@ def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device)
 
 
 class KvPool:
-    """Keys and values of all layers, and the map from (slot, position) to a row of the pool.
+    """Keys and values of all layers, and which pages each slot has.
 
-    A page is one piece of memory with all layers, one behind the other: with a region for each
-    layer a short request would touch 2 MB (a huge page of Linux) in every layer. Rows are counted
-    through the whole memory, so that row r of layer l begins l * PAGE_POSITIONS rows further on.
+    A page is one piece of memory with all layers: with a region for each layer a short request
+    would touch 2 MB (a huge page of Linux) in every layer. In it, what a head reads lies together,
+    so that decoding a long sequence streams through memory.
     """
 
     def __init__(
@@ -72,77 +73,82 @@ class KvPool:
     ) -> None:
         self.book = PageBook(num_pages)
         self.max_positions = max_positions
-        self._page_rows = config.num_layers * PAGE_POSITIONS
-        rows = num_pages * self._page_rows
-        shape = (rows, config.num_kv_heads, config.head_dim)
-        # Masked rows must be finite.
-        self.k, self.v = (
-            _by_layer(lazy_zeros(shape, dtype, device), config.num_layers) for _ in range(2)
+        shape = (
+            num_pages,
+            config.num_layers,
+            config.num_kv_heads,
+            PAGE_POSITIONS,
+            config.head_dim,
         )
-        self.row_of = lazy_zeros((num_slots, max_positions), torch.int64, device)
+        # Masked positions must be finite.
+        self.k, self.v = (lazy_zeros(shape, dtype, device) for _ in range(2))
+        most_pages = self.book.pages_for(max_positions)
+        self.page_of = torch.zeros(num_slots, most_pages, dtype=torch.int64, device=device)
         self._pages: list[list[int]] = [[] for _ in range(num_slots)]
 
     def extend(self, slot: int, num_positions: int) -> None:
         """Make sure that a slot has pages for its first `num_positions` positions."""
         pages = self._pages[slot]
         while len(pages) * PAGE_POSITIONS < num_positions:
-            page, start = self.book.take(), len(pages) * PAGE_POSITIONS
-            end = min(start + PAGE_POSITIONS, self.max_positions)
-            first = page * self._page_rows
-            self.row_of[slot, start:end] = torch.arange(first, first + end - start)
+            page = self.book.take()
+            self.page_of[slot, len(pages)] = page
             pages.append(page)
 
     def free(self, slot: int, num_reserved_positions: int) -> None:
         self.book.release(num_reserved_positions, self._pages[slot])
         self._pages[slot] = []
 
+    def write(self, layer: int, places: "Places", k: Tensor, v: Tensor) -> None:
+        """k and v [R, K, E] of new rows."""
+        for pool, rows in ((self.k, k), (self.v, v)):
+            pool[places.pages, layer, :, places.offsets] = rows.to(pool.dtype)
 
-def _by_layer(rows: Tensor, num_layers: int) -> Tensor:
-    """[rows of all layers, K, E] → views [layers, rows, K, E], each beginning where its layer does.
+    def read(self, layer: int, pages: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values of pages [B, N] as [B, N * P, K, E]."""
+        return tuple(  # type: ignore[return-value]
+            pool[pages, layer].transpose(2, 3).flatten(1, 2).to(dtype) for pool in (self.k, self.v)
+        )
 
-    They overlap as a whole; the rows that a layer uses are its own.
-    """
-    num_rows, num_heads, size = rows.shape
-    row = num_heads * size
-    return rows.as_strided(
-        (num_layers, num_rows - (num_layers - 1) * PAGE_POSITIONS, num_heads, size),
-        (PAGE_POSITIONS * row, row, size, 1),
-    )
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where rows put their keys and values."""
+
+    pages: Tensor  # int64 [R]
+    offsets: Tensor  # int64 [R]: position within the page
+
+    @classmethod
+    def of(cls, pool: KvPool, slots: Tensor, positions: Tensor) -> "Places":
+        """slots, positions int64 [R]."""
+        return cls(pool.page_of[slots, positions // PAGE_POSITIONS], positions % PAGE_POSITIONS)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeAttention:
-    """One new row for each sequence; reads everything before it through the row map."""
+    """One new row for each sequence; reads everything before it, page by page."""
 
     pool: KvPool
-    write_rows: Tensor  # int64 [B]
-    read_rows: Tensor  # int64 [B, C]
-    mask: Tensor | None  # bool [B, 1, 1, C]; None: all rows are visible
+    places: Places
+    pages: Tensor  # int64 [B, N]
+    max_length: int
+    mask: Tensor | None  # bool [B, 1, 1, max_length]; None: all positions are visible
 
     @classmethod
     def build(
         cls, pool: KvPool, slots: Tensor, positions: Tensor, max_length: int
     ) -> "DecodeAttention":
         """slots, positions int64 [B]; max_length: longest position + 1 (host value)."""
-        read_rows = pool.row_of[slots, :max_length]
+        pages = pool.page_of[slots, : pool.book.pages_for(max_length)]
         mask = torch.arange(max_length, device=slots.device) <= positions[:, None]
         is_one = slots.shape[0] == 1
-        return cls(
-            pool, pool.row_of[slots, positions], read_rows, None if is_one else mask[:, None, None]
-        )
+        places = Places.of(pool, slots, positions)
+        return cls(pool, places, pages, max_length, None if is_one else mask[:, None, None])
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self.pool.k[layer], self.pool.v[layer]
-        keys.index_copy_(0, self.write_rows, k.to(keys.dtype))
-        values.index_copy_(0, self.write_rows, v.to(keys.dtype))
-        shape = (*self.read_rows.shape, *k.shape[1:])
-        flat = self.read_rows.reshape(-1)
-        return grouped_attention(
-            q[:, None],
-            keys.index_select(0, flat).view(shape).to(q.dtype),
-            values.index_select(0, flat).view(shape).to(q.dtype),
-            self.mask,
-        )
+        self.pool.write(layer, self.places, k, v)
+        keys, values = self.pool.read(layer, self.pages, q.dtype)
+        length = self.max_length
+        return grouped_attention(q[:, None], keys[:, :length], values[:, :length], self.mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +157,17 @@ class PrefillAttention:
 
     pool: KvPool
     lengths: list[int]
-    write_rows: Tensor  # int64 [R]
+    places: Places
 
     @classmethod
     def build(cls, pool: KvPool, slots: list[int], lengths: list[int]) -> "PrefillAttention":
-        rows = [pool.row_of[slot, :length] for slot, length in zip(slots, lengths, strict=True)]
-        return cls(pool, lengths, torch.cat(rows))
+        device = pool.page_of.device
+        row_slots = torch.tensor(slots).repeat_interleave(torch.tensor(lengths)).to(device)
+        positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+        return cls(pool, lengths, Places.of(pool, row_slots, positions))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self.pool.k[layer], self.pool.v[layer]
-        keys.index_copy_(0, self.write_rows, k.to(keys.dtype))
-        values.index_copy_(0, self.write_rows, v.to(keys.dtype))
+        self.pool.write(layer, self.places, k, v)
         parts = [
             _causal(*part) for part in zip(*(x.split(self.lengths) for x in (q, k, v)), strict=True)
         ]

@@ -52,8 +52,8 @@ class PagedDecoder:
     def _prefill_at_once(self, cpu_stack: CpuStack, slot: int, prompt: Tensor) -> Tensor:
         """All rows of one prompt as one step of the kernels: each sees itself and those before."""
         positions = torch.arange(len(prompt))
-        slots = torch.full_like(positions, slot)
-        view = self._cache_view(slots, positions, len(prompt))
+        pages = self.pool.page_of[slot].expand(len(prompt), -1)
+        view = CacheView(self.pool.k, self.pool.v, pages, lengths=(positions + 1).int())
         hidden, _ = cpu_stack.step(prompt.clone(), self.stack.rope(positions), view)
         return hidden[-1:]
 
@@ -63,27 +63,17 @@ class PagedDecoder:
             seq.num_positions += 1
             self.pool.extend(seq.slot, seq.num_positions)
         positions = self.positions[slots]
-        max_length = max(seq.num_positions for seq in seqs)
         rope = self.stack.rope(positions)
         if self.cpu_stack is not None:
-            hidden, _ = self.cpu_stack.step(
-                rows, rope, self._cache_view(slots, positions, max_length)
-            )
+            pages, lengths = self.pool.page_of[slots], (positions + 1).int()
+            view = CacheView(self.pool.k, self.pool.v, pages, lengths)
+            hidden, _ = self.cpu_stack.step(rows, rope, view)
         else:
+            max_length = max(seq.num_positions for seq in seqs)
             attention = DecodeAttention.build(self.pool, slots, positions, max_length)
             hidden = self.stack(rows, rope, attention)
         self.positions[slots] = positions + 1
         return hidden
-
-    def _cache_view(self, slots: Tensor, positions: Tensor, max_length: int) -> CacheView:
-        pool = self.pool
-        return CacheView(
-            pool.k,
-            pool.v,
-            write_rows=pool.row_of[slots, positions],
-            read_rows=pool.row_of[slots, :max_length],
-            lengths=(positions + 1).int(),
-        )
 
     def release(self, seq: Sequence) -> None:
         self.pool.free(seq.slot, seq.num_reserved_positions)

@@ -76,11 +76,12 @@ class Cache(Structure):
     _fields_ = (
         ("k", c_void_p),
         ("v", c_void_p),
+        ("page_stride", c_int64),
         ("layer_stride", c_int64),
+        ("page_positions", c_int32),
         ("type", c_int32),
-        ("write_rows", c_void_p),
-        ("read_rows", c_void_p),
-        ("read_stride", c_int64),
+        ("pages", c_void_p),
+        ("pages_stride", c_int64),
         ("lengths", c_void_p),
     )
 

@@ -30,14 +30,15 @@ class CpuCodePredictor:
         self._predictor = predictor
         self._stack = CpuStack(kernels, predictor.stack, [*predictor.heads], 2 * max_seqs)
         num_positions = predictor.num_groups + 1
-        shape = (
+        shape = (  # a page a sequence
+            max_seqs,
             config.num_layers,
-            max_seqs * num_positions,
             config.num_kv_heads,
+            num_positions,
             config.head_dim,
         )
         self._k, self._v = torch.zeros(shape), torch.zeros(shape)
-        self._table = torch.arange(max_seqs * num_positions).view(max_seqs, num_positions)
+        self._pages = torch.arange(max_seqs)[:, None]
         prologue = self._plan([0, 1])
         self._passes = [prologue, *(self._plan([i]) for i in range(2, num_positions - 1))]
 
@@ -54,13 +55,7 @@ class CpuCodePredictor:
 
     def _run(self, rows: Tensor, step: _Pass, head: int) -> Tensor:
         num_rows, view = len(rows), step.view
-        view = CacheView(
-            view.k,
-            view.v,
-            view.write_rows[:num_rows],
-            view.read_rows[:num_rows],
-            view.lengths[:num_rows],
-        )
+        view = CacheView(view.k, view.v, view.pages[:num_rows], view.lengths[:num_rows])
         cos, sin = step.rope
         rows = self._predictor.projection(rows).contiguous()
         _, logits = self._stack.step(rows, (cos[:num_rows], sin[:num_rows]), view, head)
@@ -68,14 +63,9 @@ class CpuCodePredictor:
         return logits[step.rows_per_seq - 1 :: step.rows_per_seq]
 
     def _plan(self, positions: list[int]) -> _Pass:
-        max_seqs = len(self._table)
+        max_seqs = len(self._pages)
         at = torch.tensor(positions)
-        view = CacheView(
-            self._k,
-            self._v,
-            write_rows=self._table[:, at].flatten(),
-            read_rows=self._table.repeat_interleave(len(positions), 0),
-            lengths=(at + 1).int().repeat(max_seqs),
-        )
+        pages = self._pages.repeat_interleave(len(positions), 0)
+        view = CacheView(self._k, self._v, pages, lengths=(at + 1).int().repeat(max_seqs))
         rope = self._predictor.stack.rope(at.repeat(max_seqs))
         return _Pass(view, rope, len(positions))

@@ -1,6 +1,6 @@
 """A Qwen3 stack stepped by the compiled kernels: a few rows at a time, in float32 activations.
 
-Letters in shapes: R rows, C positions read, D hidden size, V outputs of a head.
+Letters in shapes: R rows, K key/value heads, E head size, D hidden size, V outputs of a head.
 """
 
 import ctypes
@@ -21,23 +21,23 @@ MAX_PROMPT_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class CacheView:
-    """Where a step's rows put their keys and values, and which rows each of them sees."""
+    """Where a step's rows put their keys and values: each at the end of what it sees."""
 
-    k: Tensor  # [layers, cache rows, K, E]
+    k: Tensor  # [pages, layers, K, positions of a page, E]
     v: Tensor
-    write_rows: Tensor  # int64 [R]
-    read_rows: Tensor  # int64 [R, C], its own row last
-    lengths: Tensor  # int32 [R]: how many of them count
+    pages: Tensor  # int64 [R, N]: those of each row's sequence; expanded if all are of one
+    lengths: Tensor  # int32 [R]: positions that a row sees, its own the last
 
     def as_struct(self) -> compiled.Cache:
         return compiled.Cache(
             self.k.data_ptr(),
             self.v.data_ptr(),
             self.k.stride(0),
+            self.k.stride(1),
+            self.k.shape[3],
             TYPES[self.k.dtype],
-            self.write_rows.data_ptr(),
-            self.read_rows.data_ptr(),
-            self.read_rows.stride(0),
+            self.pages.data_ptr(),
+            self.pages.stride(0),
             self.lengths.data_ptr(),
         )
 

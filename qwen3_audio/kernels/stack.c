@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -50,14 +50,15 @@ typedef struct {
     const Layer *layers;
 } Stack;
 
+/* Positions lie in pages; a page holds all layers, and of each layer one head after the other, so that
+ * what a head reads lies together. */
 typedef struct {
-    void *k, *v;           /* [layers, cache rows, K, E] */
-    int64_t layer_stride;  /* elements */
-    int32_t type;          /* FLOAT32 or BFLOAT16 */
-    const int64_t *write_rows;  /* [R] */
-    const int64_t *read_rows;   /* [R, read_stride] */
-    int64_t read_stride;
-    const int32_t *lengths;     /* [R] how many of them a row sees */
+    void *k, *v;                 /* [pages, layers, K, page_positions, E] */
+    int64_t page_stride, layer_stride; /* elements */
+    int32_t page_positions, type; /* FLOAT32 or BFLOAT16 */
+    const int64_t *pages;        /* [R, ...]: the pages of each row's sequence, in order */
+    int64_t pages_stride;        /* 0: all rows are of one sequence */
+    const int32_t *lengths;      /* [R] how many positions a row sees; the last one is its own */
 } Cache;
 
 /* ---- numbers ---------------------------------------------------------------------------------- */
@@ -74,7 +75,12 @@ static inline uint16_t narrow(float x) { /* round to nearest even, as torch does
 }
 
 static inline Floats widen_all(const uint16_t *x) {
+#if defined(__AVX512F__) /* GCC widens in two halves */
+    __m256i halves = _mm256_loadu_si256((const void *)x);
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+#else
     return (Floats)(__builtin_convertvector(*(const Halves *)x, Words) << 16);
+#endif
 }
 
 static inline float add_up(Floats x) { /* by halves: one addition after the other is slow */
@@ -90,15 +96,6 @@ static float dot(const float *a, const float *b, int size) {
     for (; i + LANES <= size; i += LANES) sums += *(const Floats *)(a + i) * *(const Floats *)(b + i);
     float sum = add_up(sums);
     for (; i < size; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-static float dot_bf16(const float *a, const uint16_t *b, int size) {
-    Floats sums = {0};
-    int i = 0;
-    for (; i + LANES <= size; i += LANES) sums += *(const Floats *)(a + i) * widen_all(b + i);
-    float sum = add_up(sums);
-    for (; i < size; i++) sum += a[i] * widen(b[i]);
     return sum;
 }
 
@@ -610,6 +607,18 @@ static void rotate(float *x, const float *cos, const float *sin, int size) {
     }
 }
 
+/* ---- attention -------------------------------------------------------------------------------- */
+
+/* LANES numbers of a key or value, or one. */
+static inline Floats some_of(const void *of, int type, int64_t at) {
+    return type == BFLOAT16 ? widen_all((const uint16_t *)of + at)
+                            : *(const Floats *)((const float *)of + at);
+}
+
+static inline float one_of(const void *of, int type, int64_t at) {
+    return type == BFLOAT16 ? widen(((const uint16_t *)of)[at]) : ((const float *)of)[at];
+}
+
 static void store(const Cache *cache, void *base, int64_t at, const float *x, int size) {
     if (cache->type == BFLOAT16)
         for (int i = 0; i < size; i++) ((uint16_t *)base)[at + i] = narrow(x[i]);
@@ -617,61 +626,166 @@ static void store(const Cache *cache, void *base, int64_t at, const float *x, in
         memcpy((float *)base + at, x, (size_t)size * sizeof(float));
 }
 
-enum { AT_ONCE = 4 }; /* vectors of a value that stay in registers over all rows */
-
-/* LANES numbers of a row of keys or values. */
-static inline Floats some_of(const void *of, int type, int64_t at) {
-    return type == BFLOAT16 ? widen_all((const uint16_t *)of + at)
-                            : *(const Floats *)((const float *)of + at);
+/* Where a key/value head of a row's sequence has its position. */
+static int64_t place_of(const Cache *cache, int layer, int kv_head, int row, int position, int size) {
+    int held = cache->page_positions;
+    int64_t page = cache->pages[(int64_t)row * cache->pages_stride + position / held];
+    return page * cache->page_stride + (int64_t)layer * cache->layer_stride +
+           ((int64_t)kv_head * held + position % held) * size;
 }
 
-/* AT_ONCE * LANES numbers of the weighted sum of values. */
-static void mix_values(const Cache *cache, int64_t base, const int64_t *rows, int64_t stride,
-                       const float *weights, int length, float *out) {
-    int type = cache->type;
-    Floats sums[AT_ONCE] = {0};
-    for (int i = 0; i < length; i++) {
-        int64_t at = base + rows[i] * stride;
-        for (int t = 0; t < AT_ONCE; t++)
-            sums[t] += weights[i] * some_of(cache->v, type, at + t * LANES);
-    }
-    for (int t = 0; t < AT_ONCE; t++) *(Floats *)(out + t * LANES) = sums[t];
+static inline void add_up_4(const Floats x[4], float out[4]) {
+#if defined(__AVX512F__)
+    __m512 left = _mm512_add_ps(_mm512_unpacklo_ps((__m512)x[0], (__m512)x[1]),
+                                _mm512_unpackhi_ps((__m512)x[0], (__m512)x[1]));
+    __m512 right = _mm512_add_ps(_mm512_unpacklo_ps((__m512)x[2], (__m512)x[3]),
+                                 _mm512_unpackhi_ps((__m512)x[2], (__m512)x[3]));
+    __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(left), _mm512_castps_pd(right));
+    __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(left), _mm512_castps_pd(right));
+    __m512 quarters = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    __m128 first = _mm_add_ps(_mm512_castps512_ps128(quarters), _mm512_extractf32x4_ps(quarters, 1));
+    __m128 second = _mm_add_ps(_mm512_extractf32x4_ps(quarters, 2),
+                               _mm512_extractf32x4_ps(quarters, 3));
+    _mm_storeu_ps(out, _mm_add_ps(first, second));
+#else
+    for (int i = 0; i < 4; i++) out[i] = add_up(x[i]);
+#endif
 }
 
-/* One query head of one row over everything it sees. scores: its length, rounded up to LANES. */
-static void attend(const Stack *s, const Cache *cache, int layer, int kv_head, int row,
-                   const float *q, float *out, float *scores) {
-    int size = s->head_dim, length = cache->lengths[row];
-    const int64_t *rows = cache->read_rows + (int64_t)row * cache->read_stride;
-    int64_t base = (int64_t)layer * cache->layer_stride + (int64_t)kv_head * size;
-    int64_t stride = (int64_t)s->kv_heads * size;
-    float scale = 1.0f / sqrtf((float)size), peak = -INFINITY, total = 0;
-    for (int i = 0; i < length; i++) {
-        int64_t at = base + rows[i] * stride;
-        float score = cache->type == BFLOAT16 ? dot_bf16(q, (const uint16_t *)cache->k + at, size)
-                                              : dot(q, (const float *)cache->k + at, size);
-        scores[i] = score * scale;
-        peak = scores[i] > peak ? scores[i] : peak;
+enum { BLOCK = 4, MOST_QUERIES = 4, AT_ONCE = 4 }; /* positions, queries, vectors of a value */
+
+/* Queries that see the same keys: the heads of a group, of one row or of two that follow. */
+typedef struct {
+    const float *q[MOST_QUERIES];
+    float *out[MOST_QUERIES];
+    int lengths[MOST_QUERIES]; /* what each of them sees */
+    int row, longest;
+    float *scores; /* [queries, stride] */
+    int stride;
+} Queries;
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* Scores of `count` positions that lie one behind the other, at most BLOCK. */
+ALWAYS_INLINE void score_block(const Queries *of, const void *keys, int type, int64_t at, int size,
+                               int position, int num_queries, int count) {
+    Floats sums[MOST_QUERIES][BLOCK] = {0};
+    int e = 0;
+    for (; e + LANES <= size; e += LANES)
+        for (int p = 0; p < count; p++) {
+            Floats key = some_of(keys, type, at + p * size + e);
+            for (int n = 0; n < num_queries; n++)
+                sums[n][p] += *(const Floats *)(of->q[n] + e) * key;
+        }
+    for (int n = 0; n < num_queries; n++) {
+        float *scores = of->scores + n * of->stride + position, totals[BLOCK];
+        if (count == BLOCK) add_up_4(sums[n], totals);
+        else
+            for (int p = 0; p < count; p++) totals[p] = add_up(sums[n][p]);
+        for (int p = 0; p < count; p++) {
+            for (int i = e; i < size; i++)
+                totals[p] += of->q[n][i] * one_of(keys, type, at + p * size + i);
+            scores[p] = totals[p];
+        }
     }
+}
+
+/* `width` vectors of the weighted sums of values, from element `first` on. */
+ALWAYS_INLINE void mix_block(const Queries *of, const Cache *cache, int type, int layer,
+                             int kv_head, int size, int first, int num_queries, int width) {
+    Floats sums[MOST_QUERIES][2 * AT_ONCE] = {0};
+    int held = cache->page_positions;
+    for (int start = 0; start < of->longest; start += held) {
+        int64_t at = place_of(cache, layer, kv_head, of->row, start, size) + first;
+        int end = smaller(held, of->longest - start);
+        for (int p = 0; p < end; p++, at += size)
+            for (int t = 0; t < width; t++) {
+                Floats value = some_of(cache->v, type, at + t * LANES);
+                for (int n = 0; n < num_queries; n++)
+                    sums[n][t] += of->scores[n * of->stride + start + p] * value;
+            }
+    }
+    for (int n = 0; n < num_queries; n++)
+        for (int t = 0; t < width; t++) *(Floats *)(of->out[n] + first + t * LANES) = sums[n][t];
+}
+
+/* Scores become weights: softmax over what a query sees, 0 beyond. */
+static void weigh(float *scores, int length, int stride, float scale) {
+    float peak = -INFINITY, total = 0;
+    for (int i = 0; i < length; i++) peak = scores[i] > peak ? scores[i] : peak;
     for (int i = length; i % LANES != 0; i++) scores[i] = peak;
     for (int i = 0; i < length; i += LANES) {
         Floats *some = (Floats *)(scores + i);
-        *some = exponential(*some - peak);
+        *some = exponential((*some - peak) * scale);
     }
     for (int i = 0; i < length; i++) total += scores[i];
     for (int i = 0; i < length; i++) scores[i] /= total;
-    int j = 0;
-    for (; j + AT_ONCE * LANES <= size; j += AT_ONCE * LANES)
-        mix_values(cache, base + j, rows, stride, scores, length, out + j);
-    for (; j < size; j++) {
-        float sum = 0;
-        for (int i = 0; i < length; i++) {
-            int64_t at = base + rows[i] * stride + j;
-            float value = cache->type == BFLOAT16 ? widen(((const uint16_t *)cache->v)[at])
-                                                  : ((const float *)cache->v)[at];
-            sum += scores[i] * value;
+    for (int i = length; i < stride; i++) scores[i] = 0;
+}
+
+ALWAYS_INLINE void attend_as(const Stack *s, const Cache *cache, int layer, int kv_head,
+                             const Queries *of, int num_queries, int type) {
+    int size = s->head_dim, held = cache->page_positions, e = 0;
+    for (int start = 0; start < of->longest; start += held) {
+        int64_t at = place_of(cache, layer, kv_head, of->row, start, size);
+        int end = smaller(held, of->longest - start), p = 0;
+        for (; p + BLOCK <= end; p += BLOCK)
+            score_block(of, cache->k, type, at + p * size, size, start + p, num_queries, BLOCK);
+        for (; p < end; p++)
+            score_block(of, cache->k, type, at + p * size, size, start + p, num_queries, 1);
+    }
+    for (int n = 0; n < num_queries; n++)
+        weigh(of->scores + n * of->stride, of->lengths[n], of->stride, 1.0f / sqrtf((float)size));
+    int wide = num_queries < MOST_QUERIES ? 2 * AT_ONCE : AT_ONCE; /* so many stay in registers */
+    for (; e + wide * LANES <= size; e += wide * LANES)
+        mix_block(of, cache, type, layer, kv_head, size, e, num_queries, wide);
+    for (; e + LANES <= size; e += LANES)
+        mix_block(of, cache, type, layer, kv_head, size, e, num_queries, 1);
+    for (; e < size; e++)
+        for (int n = 0; n < num_queries; n++) {
+            float sum = 0;
+            for (int i = 0; i < of->lengths[n]; i++)
+                sum += of->scores[n * of->stride + i] *
+                       one_of(cache->v, type, place_of(cache, layer, kv_head, of->row, i, size) + e);
+            of->out[n][e] = sum;
         }
-        out[j] = sum;
+}
+
+static void attend(const Stack *s, const Cache *cache, int layer, int kv_head, const Queries *of,
+                   int num_queries) {
+    int is_small = cache->type == BFLOAT16;
+#define ATTEND_AS(COUNT)                                                                           \
+    if (is_small) attend_as(s, cache, layer, kv_head, of, COUNT, BFLOAT16);                        \
+    else attend_as(s, cache, layer, kv_head, of, COUNT, FLOAT32)
+    if (num_queries == 4) { ATTEND_AS(4); }
+    else if (num_queries == 2) { ATTEND_AS(2); }
+    else { ATTEND_AS(1); }
+}
+
+/* All heads of a group for all rows. q: [R, width], a row's heads at its beginning. A query's numbers
+ * do not depend on those that share its keys: beyond its own length its weights are 0. */
+static void attend_rows(const Step *step, int layer, int group, const float *q, int width,
+                        float *scores) {
+    const Stack *s = step->stack;
+    const Cache *cache = step->cache;
+    int size = s->head_dim, per_group = s->heads / s->kv_heads, together = 1;
+    for (int r = 0; r < step->num_rows; r += together) {
+        int is_pair = cache->pages_stride == 0 && r + 1 < step->num_rows && per_group % 2 == 0;
+        together = is_pair ? 2 : 1;
+        int longest = cache->lengths[r + together - 1];
+        Queries of = {.row = r, .longest = longest, .scores = scores};
+        of.stride = (longest + LANES - 1) / LANES * LANES;
+        int num_heads = per_group % 2 == 0 ? 2 : 1, num_queries = num_heads * together;
+        for (int h = 0; h < per_group; h += num_heads) {
+            for (int n = 0; n < num_queries; n++) {
+                int row = r + n / num_heads, head = h + n % num_heads;
+                of.q[n] = q + (size_t)row * width + head * size;
+                of.out[n] = step->attended +
+                            ((size_t)row * s->heads + group * per_group + head) * size;
+                of.lengths[n] = cache->lengths[row];
+            }
+            attend(s, cache, layer, group, &of, num_queries);
+        }
     }
 }
 
@@ -695,15 +809,11 @@ static void attend_group(const Step *step, const Layer *layer, int index, int gr
         }
         normalise(k, layer->k_norm, k, size, s->epsilon);
         rotate(k, cos, sin, size);
-        int64_t at = (int64_t)index * step->cache->layer_stride +
-                     (step->cache->write_rows[r] * s->kv_heads + group) * size;
+        int64_t at = place_of(step->cache, index, group, r, step->cache->lengths[r] - 1, size);
         store(step->cache, step->cache->k, at, k, size);
         store(step->cache, step->cache->v, at, k + size, size);
     }
-    for (int r = 0; r < step->num_rows; r++)
-        for (int h = 0; h < per_group; h++)
-            attend(s, step->cache, index, group, r, qkv + (size_t)r * width + h * size,
-                   step->attended + ((size_t)r * s->heads + group * per_group + h) * size, scores);
+    attend_rows(step, index, group, qkv, width, scores);
 }
 
 /* Outputs [begin, end) of the gated feed-forward's inner layer. */
@@ -754,7 +864,7 @@ static Desk desk_of(Worker *worker, const Step *step) {
     size_t rows = rows_bytes(num_rows, widest);
     size_t normed = aligned((size_t)num_rows * (size_t)s->hidden * sizeof(float));
     size_t locals = aligned((size_t)num_rows * (size_t)local * sizeof(float));
-    size_t scores = aligned(((size_t)longest(step) + LANES) * sizeof(float));
+    size_t scores = aligned(MOST_QUERIES * ((size_t)longest(step) + LANES) * sizeof(float));
     char *memory = scratch(worker, rows + normed + locals + scores);
     return (Desk){rows_in(memory, num_rows), (float *)(memory + rows),
                   (float *)(memory + rows + normed), (float *)(memory + rows + normed + locals)};

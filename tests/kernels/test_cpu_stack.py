@@ -85,14 +85,7 @@ def pool_of(dtype: torch.dtype) -> KvPool:
 
 
 def view_of(pool: KvPool, slots: Tensor, positions: Tensor) -> CacheView:
-    max_length = int(positions.max()) + 1
-    return CacheView(
-        pool.k,
-        pool.v,
-        write_rows=pool.row_of[slots, positions],
-        read_rows=pool.row_of[slots, :max_length],
-        lengths=(positions + 1).int(),
-    )
+    return CacheView(pool.k, pool.v, pool.page_of[slots], lengths=(positions + 1).int())
 
 
 def grow(pool: KvPool, lengths: list[int]) -> None:
