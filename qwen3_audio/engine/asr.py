@@ -19,7 +19,7 @@ from qwen3_audio.engine.asr_prompt import (
 )
 from qwen3_audio.engine.engine import Ending, Runner
 from qwen3_audio.engine.paged_decoder import PagedDecoder
-from qwen3_audio.engine.sampling import Choose, RowSettings, choose, draw_keys
+from qwen3_audio.engine.sampling import Choose, LogSum, RowSettings, choose, draw_keys, log_sum_on
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.sequence import Sequence
 from qwen3_audio.engine.tokenizer import TextTokenizer
@@ -88,8 +88,9 @@ class AsrRunner(Runner):
         decoder: PagedDecoder,
         scheduler: Scheduler[AsrSequence],
         choose: Choose = choose,
+        log_sum: LogSum | None = None,
     ) -> None:
-        self.choose = choose
+        self.choose, self.log_sum = choose, log_sum or log_sum_on(None)
         self.encoder, self.embedding, self.head = encoder, embedding, head
         self.tokenizer, self.eos_ids = tokenizer, frozenset(eos_ids)
         self.decoder, self.scheduler = decoder, scheduler
@@ -134,7 +135,7 @@ class AsrRunner(Runner):
         seeds = torch.tensor([seq.request.seed for seq in seqs], device=device)
         settings = RowSettings.build([seq.settings for seq in seqs], logits.shape[1], device)
         chosen = self.choose(logits, draw_keys(seeds, steps, 1)[:, 0], settings)
-        logprobs = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        logprobs = logits.gather(1, chosen[:, None])[:, 0] - self.log_sum(logits)
         endings = []
         for seq, token, logprob in zip(seqs, chosen.tolist(), logprobs.tolist(), strict=True):
             seq.sum_logprob += logprob

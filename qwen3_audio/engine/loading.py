@@ -17,7 +17,7 @@ from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, KvPool
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.prompts import PromptBuilder
-from qwen3_audio.engine.sampling import choose_on
+from qwen3_audio.engine.sampling import choose_on, log_sum_on
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.speech_sound import SoundMaker
 from qwen3_audio.engine.tokenizer import TextTokenizer
@@ -205,6 +205,7 @@ def load_listening(
         decoder=decoder,
         scheduler=_scheduler(settings, decoder),
         choose=choose_on(device.kernels),
+        log_sum=log_sum_on(device.kernels),
     )
     info = ModelInfo(
         kind=ModelKind.ASR,

@@ -52,8 +52,8 @@ class PagedDecoder:
     def _prefill_at_once(self, cpu_stack: CpuStack, slot: int, prompt: Tensor) -> Tensor:
         """All rows of one prompt as one step of the kernels: each sees itself and those before."""
         positions = torch.arange(len(prompt))
-        pages = self.pool.page_of[slot].expand(len(prompt), -1)
-        view = CacheView(self.pool.k, self.pool.v, pages, lengths=(positions + 1).int())
+        pool, lengths = self.pool, (positions + 1).int()
+        view = CacheView(pool.k, pool.v, pool.page_of[slot, None], lengths, is_prompt=True)
         hidden, _ = cpu_stack.step(prompt.clone(), self.stack.rope(positions), view)
         return hidden[-1:]
 

@@ -9,6 +9,7 @@ Letters in shapes: B rows, V vocabulary, G groups drawn in one step, K candidate
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -70,6 +71,7 @@ class RowSettings:
         )
 
 
+LogSum = Callable[[Tensor], Tensor]  # float32 [B, V] → [B]
 Choose = Callable[[Tensor, Tensor, RowSettings], Tensor]
 
 
@@ -82,6 +84,11 @@ def choose_on(kernels: Kernels | None) -> Choose:
         return kernels.choose(logits, keys, settings.temperature, settings.top_k, settings.top_p)
 
     return choose_compiled
+
+
+def log_sum_on(kernels: Kernels | None) -> LogSum:
+    """torch.logsumexp over the last dimension, or its compiled twin where there are kernels."""
+    return partial(torch.logsumexp, dim=-1) if kernels is None else kernels.log_sum
 
 
 def choose(logits: Tensor, keys: Tensor, settings: RowSettings) -> Tensor:

@@ -104,8 +104,9 @@ def open_library(cache_dir: Path) -> ctypes.CDLL:
         pointer, pointer, pointer, pointer, ctypes.c_int,
     )  # fmt: skip
     library.choose_rows.argtypes = (
-        pointer, ctypes.c_int, ctypes.c_int, pointer, pointer, pointer, pointer, pointer,
+        pointer, pointer, ctypes.c_int, ctypes.c_int, pointer, pointer, pointer, pointer, pointer,
     )  # fmt: skip
+    library.log_sum_rows.argtypes = (pointer, pointer, ctypes.c_int, ctypes.c_int, pointer)
     return library
 
 

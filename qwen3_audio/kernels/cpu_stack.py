@@ -15,8 +15,8 @@ from qwen3_audio.kernels.products import TYPES, Int8Linear, KernelLinear, Kernel
 from qwen3_audio.models.linear import Linear
 from qwen3_audio.models.qwen3 import Stack
 
-# Of a prompt: beyond it torch's attention is so much faster that it makes up for its overhead.
-MAX_PROMPT_ROWS = 256
+# Of a prompt: 30 s of sound and some context. It bounds the memory that each thread keeps.
+MAX_PROMPT_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,9 @@ class CacheView:
 
     k: Tensor  # [pages, layers, K, positions of a page, E]
     v: Tensor
-    pages: Tensor  # int64 [R, N]: those of each row's sequence; expanded if all are of one
+    pages: Tensor  # int64 [R, N]: those of each row's sequence; [1, N] for a prompt
     lengths: Tensor  # int32 [R]: positions that a row sees, its own the last
+    is_prompt: bool = False  # all rows are of one sequence, each sees those before it
 
     def as_struct(self) -> compiled.Cache:
         return compiled.Cache(
@@ -37,7 +38,7 @@ class CacheView:
             self.k.shape[3],
             TYPES[self.k.dtype],
             self.pages.data_ptr(),
-            self.pages.stride(0),
+            0 if self.is_prompt else self.pages.stride(0),
             self.lengths.data_ptr(),
         )
 
@@ -66,9 +67,7 @@ class CpuStack:
             self._pointer(stack.norm),
             self._layers,
         )
-        is_int8 = all(isinstance(linear, Int8Linear) for linear in self._linears)
-        # Other weights are multiplied faster by oneDNN when there are many rows.
-        self.max_prompt_rows = MAX_PROMPT_ROWS if is_int8 else 0
+        self.max_prompt_rows = MAX_PROMPT_ROWS if self._is_fast_with_prompts() else 0
         max_rows = max(max_rows, self.max_prompt_rows)
         self._attended = torch.empty(max_rows, config.num_heads * config.head_dim)
         self._acted = torch.empty(max_rows, config.intermediate_size)
@@ -100,6 +99,15 @@ class CpuStack:
             len(rows),
         )
         return out, logits
+
+    def _is_fast_with_prompts(self) -> bool:
+        """Whether many rows at once are faster here than in torch's products."""
+        multiplies_rounded = bool(self.kernels.library.multiplies_rounded())
+        return all(
+            isinstance(linear, Int8Linear)
+            or (linear.weight.dtype is torch.bfloat16 and multiplies_rounded)
+            for linear in self._linears
+        )
 
     def _layer(self, layer: torch.nn.Module) -> compiled.Layer:
         return compiled.Layer(

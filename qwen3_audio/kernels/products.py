@@ -54,11 +54,20 @@ class Kernels:
         logits = logits.contiguous()
         out = torch.empty(len(logits), dtype=torch.int64)
         columns = [part.contiguous() for part in (keys, temperature, top_k, top_p)]
-        failed = self.library.choose_rows(
-            logits.data_ptr(), *logits.shape, *(c.data_ptr() for c in columns), out.data_ptr()
+        self.library.choose_rows(
+            self.pool,
+            logits.data_ptr(),
+            *logits.shape,
+            *(column.data_ptr() for column in columns),
+            out.data_ptr(),
         )
-        if failed:
-            raise MemoryError("no memory for the candidates of a choice")
+        return out
+
+    def log_sum(self, logits: Tensor) -> Tensor:
+        """log(sum(exp)) of each row: float32 [B, V] → float32 [B]."""
+        logits = logits.contiguous()
+        out = torch.empty(len(logits))
+        self.library.log_sum_rows(self.pool, logits.data_ptr(), *logits.shape, out.data_ptr())
         return out
 
 

@@ -24,9 +24,13 @@ typedef float Floats __attribute__((vector_size(64), aligned(4)));
 typedef uint32_t Words __attribute__((vector_size(64), aligned(2)));
 typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
+typedef float Four __attribute__((vector_size(16), aligned(4)));
 enum { LANES = 16 };
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
+/* Rows of a prompt for bfloat16 weights, rounded to bfloat16 as torch's products round them. */
+enum { ROUNDED = 3 };
 /* Weights stream from memory: AHEAD columns on, they are asked for (measured: 1.4 to 2 times). */
 enum { AHEAD = 8 };
 
@@ -61,6 +65,9 @@ typedef struct {
     const int32_t *lengths;      /* [R] how many positions a row sees; the last one is its own */
 } Cache;
 
+static int smaller(int a, int b) { return a < b ? a : b; }
+static int larger(int a, int b) { return a > b ? a : b; }
+
 /* ---- numbers ---------------------------------------------------------------------------------- */
 
 static inline float widen(uint16_t x) {
@@ -83,11 +90,31 @@ static inline Floats widen_all(const uint16_t *x) {
 #endif
 }
 
-static inline float add_up(Floats x) { /* by halves: one addition after the other is slow */
-    float half[8], quarter[4];
-    for (int i = 0; i < 8; i++) half[i] = x[i] + x[i + 8];
-    for (int i = 0; i < 4; i++) quarter[i] = half[i] + half[i + 4];
-    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+/* The sum of the lanes, always in this order: a number must not depend on how many are added up at
+ * once. */
+static inline float add_up(Floats x) {
+    float quarter[4];
+    for (int i = 0; i < 4; i++)
+        quarter[i] = (x[4 * i] + x[4 * i + 2]) + (x[4 * i + 1] + x[4 * i + 3]);
+    return (quarter[0] + quarter[1]) + (quarter[2] + quarter[3]);
+}
+
+static inline Four add_up_4(Floats a, Floats b, Floats c, Floats d) {
+#if defined(__AVX512F__)
+    __m512 left = _mm512_add_ps(_mm512_unpacklo_ps((__m512)a, (__m512)b),
+                                _mm512_unpackhi_ps((__m512)a, (__m512)b));
+    __m512 right = _mm512_add_ps(_mm512_unpacklo_ps((__m512)c, (__m512)d),
+                                 _mm512_unpackhi_ps((__m512)c, (__m512)d));
+    __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(left), _mm512_castps_pd(right));
+    __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(left), _mm512_castps_pd(right));
+    __m512 quarters = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    __m128 first = _mm_add_ps(_mm512_castps512_ps128(quarters), _mm512_extractf32x4_ps(quarters, 1));
+    __m128 second = _mm_add_ps(_mm512_extractf32x4_ps(quarters, 2),
+                               _mm512_extractf32x4_ps(quarters, 3));
+    return (Four)_mm_add_ps(first, second);
+#else
+    return (Four){add_up(a), add_up(b), add_up(c), add_up(d)};
+#endif
 }
 
 static float dot(const float *a, const float *b, int size) {
@@ -145,15 +172,41 @@ static void normalise(const float *x, const float *weight, float *y, int size, f
 typedef struct {
     const float *rows;  /* FLOAT32 */
     float *split;       /* BFLOAT16: [R, 2, in / 2] */
+    uint16_t *halves;   /* ROUNDED: [R, in] */
     uint8_t *bytes;     /* INT8: [R, in] */
     float *scale;       /* INT8: [R] */
-    int32_t num_rows, in;
+    int32_t num_rows, in, type;
 } Rows;
+
+/* Whether the processor multiplies such rows itself; without it other libraries are faster. */
+int multiplies_rounded(void) {
+#if defined(__AVX512BF16__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+/* The type of rows for a matrix. */
+static int type_of_rows(const Matrix *m, int is_prompt) {
+    return is_prompt && m->type == BFLOAT16 && m->in % 32 == 0 ? ROUNDED : m->type;
+}
+
+static void round_row(const float *row, uint16_t *halves, int size) {
+#if defined(__AVX512BF16__)
+    for (int i = 0; i < size; i += LANES)
+        _mm256_storeu_si256((void *)(halves + i),
+                            (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(row + i)));
+#else
+    for (int i = 0; i < size; i++) halves[i] = narrow(row[i]);
+#endif
+}
 
 static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) {
     rows->rows = x;
     rows->num_rows = num_rows;
     rows->in = in;
+    rows->type = type;
     for (int r = 0; r < num_rows; r++) {
         const float *row = x + (size_t)r * in;
         if (type == BFLOAT16) {
@@ -162,6 +215,8 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
                 even[i] = row[2 * i];
                 odd[i] = row[2 * i + 1];
             }
+        } else if (type == ROUNDED) {
+            round_row(row, rows->halves + (size_t)r * in, in);
         } else if (type == INT8) {
             float peak = largest_size(row, in);
             float scale = peak > 0 ? peak / 127.0f : 1.0f, inverse = 1.0f / scale;
@@ -277,62 +332,102 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
             }                                                                                      \
     }
 
-#define DEFINE_ALL(KIND) KIND(4, 4) KIND(4, 1) KIND(1, 8) KIND(1, 4) KIND(1, 1)
-DEFINE_ALL(DEFINE_BF16)
-DEFINE_ALL(DEFINE_FLOAT)
+#define DEFINE_SMALL(KIND) KIND(4, 1) KIND(1, 8) KIND(1, 4) KIND(1, 1)
+DEFINE_SMALL(DEFINE_BF16)
+DEFINE_SMALL(DEFINE_FLOAT)
+DEFINE_FLOAT(4, 4)
 #define DEFINE_INT8(NR, NC) DEFINE_INT8_AS(int8_##NR##x##NC, NR, NC)
-DEFINE_INT8(4, 1) DEFINE_INT8(1, 8) DEFINE_INT8(1, 4) DEFINE_INT8(1, 1)
+DEFINE_SMALL(DEFINE_INT8)
+
+/* Sixteen sums under names of their own: GCC keeps names in registers, arrays it copies to and fro. */
+#define EACH_IN_ROW(DO, r) DO(r, 0) DO(r, 1) DO(r, 2) DO(r, 3)
+#define EACH(DO) EACH_IN_ROW(DO, 0) EACH_IN_ROW(DO, 1) EACH_IN_ROW(DO, 2) EACH_IN_ROW(DO, 3)
+#define FLOATS_ZERO(r, c) Floats s##r##c = {0};
+#define ROW_SUM(r) *(Four *)out[r] = add_up_4(s##r##0, s##r##1, s##r##2, s##r##3);
+
+/* The weights of the columns to come, asked for once: by the first rows. */
+static inline void ask_ahead(const void *w, size_t row_bytes, size_t at) {
+    for (int c = 0; c < 4; c++)
+        __builtin_prefetch((const char *)w + (size_t)(c + AHEAD) * row_bytes + at);
+}
+
+static void bf16_4x4(const Matrix *m, int column, const Rows *x, int row, float out[4][4]) {
+    size_t in = (size_t)m->in, half = in / 2, i = 0;
+    const uint16_t *w = (const uint16_t *)m->data + (size_t)column * in;
+    const float *split = x->split + (size_t)row * in;
+    EACH(FLOATS_ZERO)
+    for (; i + LANES <= half; i += LANES) {
+        if (row == 0) ask_ahead(w, 2 * in, 4 * i);
+#define WIDEN(c)                                                                                   \
+    Words pairs##c = *(const Words *)(w + c * in + 2 * i);                                         \
+    Floats even##c = (Floats)(pairs##c << 16), odd##c = (Floats)(pairs##c & 0xffff0000u);
+#define ADD_BF16(r, c) s##r##c += even##c * x_even; s##r##c += odd##c * x_odd;
+#define ADD_BF16_ROW(r)                                                                            \
+    {                                                                                              \
+        Floats x_even = *(const Floats *)(split + r * in + i);                                     \
+        Floats x_odd = *(const Floats *)(split + r * in + half + i);                               \
+        EACH_IN_ROW(ADD_BF16, r)                                                                   \
+    }
+        WIDEN(0) WIDEN(1) WIDEN(2) WIDEN(3)
+        ADD_BF16_ROW(0) ADD_BF16_ROW(1) ADD_BF16_ROW(2) ADD_BF16_ROW(3)
+    }
+    ROW_SUM(0) ROW_SUM(1) ROW_SUM(2) ROW_SUM(3)
+    for (; i < half; i++)
+        for (int r = 0; r < 4; r++)
+            for (int c = 0; c < 4; c++)
+                out[r][c] += widen(w[c * in + 2 * i]) * split[r * in + i] +
+                             widen(w[c * in + 2 * i + 1]) * split[r * in + half + i];
+}
 
 #if defined(__AVX512VNNI__)
 DEFINE_INT8_AS(int8_any_4x4, 4, 4)
 
-/* Lane r * 4 + c of the result is the sum of sum[r][c]'s lanes. */
-static inline __m512i add_up_4x4(const __m512i sum[4][4]) {
-    __m512i row[4];
-    for (int r = 0; r < 4; r++) {
-        __m512i left = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[r][0], sum[r][1]),
-                                        _mm512_unpackhi_epi32(sum[r][0], sum[r][1]));
-        __m512i right = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[r][2], sum[r][3]),
-                                         _mm512_unpackhi_epi32(sum[r][2], sum[r][3]));
-        row[r] = _mm512_add_epi32(_mm512_unpacklo_epi64(left, right),
-                                  _mm512_unpackhi_epi64(left, right));
-    }
+/* Of four vectors a, b, c, d: in each quarter the sums of theirs. */
+static inline __m512i add_up_quarters(__m512i a, __m512i b, __m512i c, __m512i d) {
+    __m512i left = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    __m512i right = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(left, right), _mm512_unpackhi_epi64(left, right));
+}
+
+/* Quarter r of the result: the sum of row r's quarters. */
+static inline __m512i add_up_rows(__m512i a, __m512i b, __m512i c, __m512i d) {
     enum { EVEN = 0x88, ODD = 0xdd }; /* quarters 0, 2 and 1, 3 of both */
-    __m512i first = _mm512_add_epi32(_mm512_shuffle_i32x4(row[0], row[1], EVEN),
-                                     _mm512_shuffle_i32x4(row[0], row[1], ODD));
-    __m512i second = _mm512_add_epi32(_mm512_shuffle_i32x4(row[2], row[3], EVEN),
-                                      _mm512_shuffle_i32x4(row[2], row[3], ODD));
+    __m512i first = _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, EVEN),
+                                     _mm512_shuffle_i32x4(a, b, ODD));
+    __m512i second = _mm512_add_epi32(_mm512_shuffle_i32x4(c, d, EVEN),
+                                      _mm512_shuffle_i32x4(c, d, ODD));
     return _mm512_add_epi32(_mm512_shuffle_i32x4(first, second, EVEN),
                             _mm512_shuffle_i32x4(first, second, ODD));
 }
 
-/* Prompts: many rows, so that adding up lanes and asking ahead for weights would be most of it. */
-static inline void int8_4x4(const Matrix *m, int column, const Rows *x, int row,
-                            float out[4][4]) {
-    if (m->in % 64 != 0) {
+static void int8_4x4(const Matrix *m, int column, const Rows *x, int row, float out[4][4]) {
+    size_t in = (size_t)m->in;
+    if (in % 64 != 0) {
         int8_any_4x4(m, column, x, row, out);
         return;
     }
-    const int8_t *w = (const int8_t *)m->data + (size_t)column * m->in;
-    const uint8_t *bytes = x->bytes + (size_t)row * m->in;
-    size_t in = (size_t)m->in;
-    __m512i sum[4][4];
-    for (int r = 0; r < 4; r++)
-        for (int c = 0; c < 4; c++) sum[r][c] = _mm512_setzero_si512();
+    const int8_t *w = (const int8_t *)m->data + (size_t)column * in;
+    const uint8_t *bytes = x->bytes + (size_t)row * in;
+#define INTS_ZERO(r, c) __m512i s##r##c = _mm512_setzero_si512();
+    EACH(INTS_ZERO)
     for (size_t i = 0; i < in; i += 64) {
-        __m512i wide[4];
-        for (int c = 0; c < 4; c++) {
-            if (row == 0) __builtin_prefetch(w + (size_t)(c + AHEAD) * in + i);
-            wide[c] = _mm512_loadu_si512(w + (size_t)c * in + i);
-        }
-        for (int r = 0; r < 4; r++) {
-            __m512i some = _mm512_loadu_si512(bytes + (size_t)r * in + i);
-            for (int c = 0; c < 4; c++) sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], some, wide[c]);
-        }
+        if (row == 0) ask_ahead(w, in, i);
+#define LOAD_INT8(c) __m512i w##c = _mm512_loadu_si512(w + c * in + i);
+/* GCC 12 copies the sum before and after its own _mm512_dpbusd_epi32: 371 instead of 538 GMAC/s. */
+#define ADD_INT8(r, c) __asm__("vpdpbusd %2, %1, %0" : "+v"(s##r##c) : "v"(some), "v"(w##c));
+#define ADD_INT8_ROW(r)                                                                            \
+    {                                                                                              \
+        __m512i some = _mm512_loadu_si512(bytes + r * in + i);                                     \
+        EACH_IN_ROW(ADD_INT8, r)                                                                   \
     }
+        LOAD_INT8(0) LOAD_INT8(1) LOAD_INT8(2) LOAD_INT8(3)
+        ADD_INT8_ROW(0) ADD_INT8_ROW(1) ADD_INT8_ROW(2) ADD_INT8_ROW(3)
+    }
+#define ROW_QUARTERS(r) add_up_quarters(s##r##0, s##r##1, s##r##2, s##r##3)
+    __m512i all = add_up_rows(ROW_QUARTERS(0), ROW_QUARTERS(1), ROW_QUARTERS(2), ROW_QUARTERS(3));
     const __m512i to_row = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
     __m512i sums = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(m->sum + column)));
-    __m512i dots = _mm512_sub_epi32(add_up_4x4(sum), _mm512_slli_epi32(sums, 7));
+    __m512i dots = _mm512_sub_epi32(all, _mm512_slli_epi32(sums, 7));
     __m512 row_scale = _mm512_permutexvar_ps(
         to_row, _mm512_castps128_ps512(_mm_loadu_ps(x->scale + row)));
     __m512 scale = _mm512_broadcast_f32x4(_mm_loadu_ps(m->scale + column));
@@ -343,36 +438,119 @@ static inline void int8_4x4(const Matrix *m, int column, const Rows *x, int row,
 DEFINE_INT8(4, 4)
 #endif
 
+#if defined(__AVX512BF16__)
+#define DEFINE_ROUNDED(NR, NC)                                                                     \
+    static inline void rounded_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,    \
+                                           float out[NR][NC]) {                                    \
+        size_t in = (size_t)m->in;                                                                 \
+        const uint16_t *w = (const uint16_t *)m->data + (size_t)column * in;                       \
+        const uint16_t *halves = x->halves + (size_t)row * in;                                     \
+        Floats sum[NR][NC] = {0};                                                                  \
+        for (size_t i = 0; i < in; i += 32) {                                                      \
+            __m512bh wide[NC];                                                                     \
+            for (int c = 0; c < NC; c++) {                                                         \
+                if (row == 0) __builtin_prefetch(w + (size_t)(c + AHEAD) * in + i);                \
+                wide[c] = (__m512bh)_mm512_loadu_si512(w + (size_t)c * in + i);                    \
+            }                                                                                      \
+            for (int r = 0; r < NR; r++) {                                                         \
+                __m512bh some = (__m512bh)_mm512_loadu_si512(halves + (size_t)r * in + i);         \
+                for (int c = 0; c < NC; c++)                                                       \
+                    sum[r][c] = (Floats)_mm512_dpbf16_ps((__m512)sum[r][c], some, wide[c]);        \
+            }                                                                                      \
+        }                                                                                          \
+        for (int r = 0; r < NR; r++)                                                               \
+            for (int c = 0; c < NC; c++) out[r][c] = add_up(sum[r][c]);                            \
+    }
+
+static void rounded_4x4(const Matrix *m, int column, const Rows *x, int row, float out[4][4]) {
+    size_t in = (size_t)m->in;
+    const uint16_t *w = (const uint16_t *)m->data + (size_t)column * in;
+    const uint16_t *halves = x->halves + (size_t)row * in;
+    EACH(FLOATS_ZERO)
+    for (size_t i = 0; i < in; i += 32) {
+        if (row == 0) ask_ahead(w, 2 * in, 2 * i);
+#define LOAD_HALVES(c) __m512bh w##c = (__m512bh)_mm512_loadu_si512(w + c * in + i);
+#define ADD_HALVES(r, c) __asm__("vdpbf16ps %2, %1, %0" : "+v"(s##r##c) : "v"(some), "v"(w##c));
+#define ADD_HALVES_ROW(r)                                                                          \
+    {                                                                                              \
+        __m512bh some = (__m512bh)_mm512_loadu_si512(halves + r * in + i);                         \
+        EACH_IN_ROW(ADD_HALVES, r)                                                                 \
+    }
+        LOAD_HALVES(0) LOAD_HALVES(1) LOAD_HALVES(2) LOAD_HALVES(3)
+        ADD_HALVES_ROW(0) ADD_HALVES_ROW(1) ADD_HALVES_ROW(2) ADD_HALVES_ROW(3)
+    }
+    ROW_SUM(0) ROW_SUM(1) ROW_SUM(2) ROW_SUM(3)
+}
+#else
+#define DEFINE_ROUNDED(NR, NC)                                                                     \
+    static inline void rounded_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,    \
+                                           float out[NR][NC]) {                                    \
+        for (int c = 0; c < NC; c++) {                                                             \
+            const uint16_t *w = (const uint16_t *)m->data + (size_t)(column + c) * m->in;          \
+            for (int r = 0; r < NR; r++) {                                                         \
+                const uint16_t *halves = x->halves + (size_t)(row + r) * m->in;                    \
+                out[r][c] = 0;                                                                     \
+                for (int i = 0; i < m->in; i++) out[r][c] += widen(halves[i]) * widen(w[i]);       \
+            }                                                                                      \
+        }                                                                                          \
+    }
+DEFINE_ROUNDED(4, 4)
+#endif
+DEFINE_SMALL(DEFINE_ROUNDED)
+
+/* A row of a block; four numbers, as most blocks have, go at once. */
+ALWAYS_INLINE void put(float *to, const float *values, const float *bias, int count, int adds) {
+    for (int i = 0; i + 4 <= count; i += 4) {
+        Four some = *(const Four *)(values + i);
+        if (bias != NULL) some += *(const Four *)(bias + i);
+        if (adds) some += *(const Four *)(to + i);
+        *(Four *)(to + i) = some;
+    }
+    for (int i = count / 4 * 4; i < count; i++) {
+        float value = values[i] + (bias ? bias[i] : 0.0f);
+        to[i] = adds ? to[i] + value : value;
+    }
+}
+
 #define DISPATCH(NR, NC)                                                                           \
     do {                                                                                           \
         float block[NR][NC];                                                                       \
-        if (m->type == BFLOAT16) bf16_##NR##x##NC(m, c, x, r, block);                              \
-        else if (m->type == INT8) int8_##NR##x##NC(m, c, x, r, block);                             \
+        if (x->type == BFLOAT16) bf16_##NR##x##NC(m, c, x, r, block);                              \
+        else if (x->type == ROUNDED) rounded_##NR##x##NC(m, c, x, r, block);                                    \
+        else if (x->type == INT8) int8_##NR##x##NC(m, c, x, r, block);                             \
         else float_##NR##x##NC(m, c, x, r, block);                                                 \
         for (int i = 0; i < NR; i++)                                                               \
-            for (int j = 0; j < NC; j++) {                                                         \
-                float *to = y + (size_t)(r + i) * y_stride + c + j - first_column;                 \
-                float value = block[i][j] + (m->bias ? m->bias[c + j] : 0.0f);                     \
-                *to = adds ? *to + value : value;                                                  \
-            }                                                                                      \
+            put(y + (size_t)(r + i) * y_stride + c - first_column, block[i],                       \
+                m->bias ? m->bias + c : NULL, NC, adds);                                           \
         r += NR;                                                                                   \
     } while (0)
+
+enum { FIRST_CACHE = 24 << 10 }; /* bytes: about half of it */
+
+/* So many rows stay in the first cache while columns of weights pass by. */
+static int rows_at_once(const Rows *x) {
+    int bytes = x->type == INT8 ? 1 : x->type == ROUNDED ? 2 : 4;
+    return larger(FIRST_CACHE / (bytes * x->in) / 4 * 4, 4);
+}
 
 /* Columns [begin, end) for all rows; y's column 0 is first_column of the matrix. */
 static void multiply(const Matrix *m, const Rows *x, int begin, int end, float *y, int y_stride,
                      int first_column, int adds) {
-    int c = begin, has_few_rows = x->num_rows < 4, block = has_few_rows ? 8 : 4;
-    for (; c + block <= end; c += block) {
-        int r = 0;
-        if (has_few_rows)
-            while (r < x->num_rows) DISPATCH(1, 8);
-        while (r + 4 <= x->num_rows) DISPATCH(4, 4);
-        while (r < x->num_rows) DISPATCH(1, 4);
-    }
-    for (; c < end; c++) {
-        int r = 0;
-        while (r + 4 <= x->num_rows) DISPATCH(4, 1);
-        while (r < x->num_rows) DISPATCH(1, 1);
+    int has_few_rows = x->num_rows < 4, block = has_few_rows ? 8 : 4, at_once = rows_at_once(x);
+    for (int from = 0; from < x->num_rows; from += at_once) {
+        int to = smaller(from + at_once, x->num_rows), c = begin;
+        for (; c + block <= end; c += block) {
+            int r = from;
+            if (has_few_rows)
+                while (r < to) DISPATCH(1, 8);
+            while (r + 4 <= to) DISPATCH(4, 4);
+            while (r < to) DISPATCH(1, 4);
+        }
+        for (; c < end; c++) {
+            int r = from;
+            while (r + 4 <= to) DISPATCH(4, 1);
+            while (r < to) DISPATCH(1, 1);
+        }
     }
 }
 
@@ -542,6 +720,7 @@ static Rows rows_in(char *memory, int num_rows) {
     Rows rows = {.scale = (float *)memory};
     memory += aligned((size_t)num_rows * sizeof(float));
     rows.split = (float *)memory;
+    rows.halves = (uint16_t *)memory;
     rows.bytes = (uint8_t *)memory;
     return rows;
 }
@@ -551,15 +730,13 @@ static Rows rows_in(char *memory, int num_rows) {
 enum { CHUNK = 64 }; /* outputs */
 
 static int num_chunks(int count) { return (count + CHUNK - 1) / CHUNK; }
-static int smaller(int a, int b) { return a < b ? a : b; }
-static int larger(int a, int b) { return a > b ? a : b; }
 
 /* All outputs of a matrix, shared out by chunks. */
 static void share_product(Phase *phase, const Matrix *m, Rows *rows, const float *x, int num_rows,
-                          float *y, int adds) {
-    int count = num_chunks(m->out), is_prepared = 0;
+                          int is_prompt, float *y, int adds) {
+    int count = num_chunks(m->out), is_prepared = 0, type = type_of_rows(m, is_prompt);
     for (int chunk; (chunk = claim(phase, count)) >= 0; finish_chunk(phase)) {
-        if (!is_prepared) prepare(rows, x, num_rows, m->in, m->type);
+        if (!is_prepared) prepare(rows, x, num_rows, m->in, type);
         is_prepared = 1;
         multiply(m, rows, chunk * CHUNK, smaller(m->out, (chunk + 1) * CHUNK), y, m->out, 0, adds);
     }
@@ -576,7 +753,7 @@ typedef struct {
 static void product_task(Worker *worker, void *argument) {
     const Product *p = argument;
     Rows rows = rows_in(scratch(worker, rows_bytes(p->num_rows, p->matrix->in)), p->num_rows);
-    share_product(worker->pool->phases, p->matrix, &rows, p->x, p->num_rows, p->y, 0);
+    share_product(worker->pool->phases, p->matrix, &rows, p->x, p->num_rows, 0, p->y, 0);
 }
 
 void matrix_multiply(Pool *pool, const Matrix *m, const float *x, float *y, int num_rows) {
@@ -597,6 +774,9 @@ typedef struct {
     float *attended, *acted; /* shared between threads: [R, H * E], [R, F] */
     int num_rows;
 } Step;
+
+/* All rows are of one sequence, each sees those before it. */
+static int is_prompt(const Step *step) { return step->cache->pages_stride == 0; }
 
 static void rotate(float *x, const float *cos, const float *sin, int size) {
     int half = size / 2;
@@ -634,24 +814,6 @@ static int64_t place_of(const Cache *cache, int layer, int kv_head, int row, int
            ((int64_t)kv_head * held + position % held) * size;
 }
 
-static inline void add_up_4(const Floats x[4], float out[4]) {
-#if defined(__AVX512F__)
-    __m512 left = _mm512_add_ps(_mm512_unpacklo_ps((__m512)x[0], (__m512)x[1]),
-                                _mm512_unpackhi_ps((__m512)x[0], (__m512)x[1]));
-    __m512 right = _mm512_add_ps(_mm512_unpacklo_ps((__m512)x[2], (__m512)x[3]),
-                                 _mm512_unpackhi_ps((__m512)x[2], (__m512)x[3]));
-    __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(left), _mm512_castps_pd(right));
-    __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(left), _mm512_castps_pd(right));
-    __m512 quarters = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-    __m128 first = _mm_add_ps(_mm512_castps512_ps128(quarters), _mm512_extractf32x4_ps(quarters, 1));
-    __m128 second = _mm_add_ps(_mm512_extractf32x4_ps(quarters, 2),
-                               _mm512_extractf32x4_ps(quarters, 3));
-    _mm_storeu_ps(out, _mm_add_ps(first, second));
-#else
-    for (int i = 0; i < 4; i++) out[i] = add_up(x[i]);
-#endif
-}
-
 enum { BLOCK = 4, MOST_QUERIES = 4, AT_ONCE = 4 }; /* positions, queries, vectors of a value */
 
 /* Queries that see the same keys: the heads of a group, of one row or of two that follow. */
@@ -663,8 +825,6 @@ typedef struct {
     float *scores; /* [queries, stride] */
     int stride;
 } Queries;
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 /* Scores of `count` positions that lie one behind the other, at most BLOCK. */
 ALWAYS_INLINE void score_block(const Queries *of, const void *keys, int type, int64_t at, int size,
@@ -679,7 +839,8 @@ ALWAYS_INLINE void score_block(const Queries *of, const void *keys, int type, in
         }
     for (int n = 0; n < num_queries; n++) {
         float *scores = of->scores + n * of->stride + position, totals[BLOCK];
-        if (count == BLOCK) add_up_4(sums[n], totals);
+        if (count == BLOCK)
+            *(Four *)totals = add_up_4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
         else
             for (int p = 0; p < count; p++) totals[p] = add_up(sums[n][p]);
         for (int p = 0; p < count; p++) {
@@ -770,7 +931,7 @@ static void attend_rows(const Step *step, int layer, int group, const float *q, 
     const Cache *cache = step->cache;
     int size = s->head_dim, per_group = s->heads / s->kv_heads, together = 1;
     for (int r = 0; r < step->num_rows; r += together) {
-        int is_pair = cache->pages_stride == 0 && r + 1 < step->num_rows && per_group % 2 == 0;
+        int is_pair = is_prompt(step) && r + 1 < step->num_rows && per_group % 2 == 0;
         together = is_pair ? 2 : 1;
         int longest = cache->lengths[r + together - 1];
         Queries of = {.row = r, .longest = longest, .scores = scores};
@@ -877,7 +1038,8 @@ static void attention_phase(Phase *phase, const Step *step, int index, Desk *des
     for (int group; (group = claim(phase, s->kv_heads)) >= 0; finish_chunk(phase)) {
         if (!is_prepared) {
             normalise_rows(step, layer->input_norm, desk->normed);
-            prepare(&desk->rows, desk->normed, step->num_rows, s->hidden, layer->qkv.type);
+            prepare(&desk->rows, desk->normed, step->num_rows, s->hidden,
+                    type_of_rows(&layer->qkv, is_prompt(step)));
         }
         is_prepared = 1;
         attend_group(step, layer, index, group, &desk->rows, desk->local, desk->scores);
@@ -892,7 +1054,8 @@ static void feed_forward_phase(Phase *phase, const Step *step, int index, Desk *
     for (int chunk; (chunk = claim(phase, count)) >= 0; finish_chunk(phase)) {
         if (!is_prepared) {
             normalise_rows(step, layer->mlp_norm, desk->normed);
-            prepare(&desk->rows, desk->normed, step->num_rows, s->hidden, layer->gate_up.type);
+            prepare(&desk->rows, desk->normed, step->num_rows, s->hidden,
+                    type_of_rows(&layer->gate_up, is_prompt(step)));
         }
         is_prepared = 1;
         feed_forward(step, layer, &desk->rows, chunk * CHUNK,
@@ -908,17 +1071,18 @@ static void step_task(Worker *worker, void *argument) {
     Phase *phase = worker->pool->phases;
     for (int i = 0; i < s->num_layers; i++) {
         attention_phase(phase++, step, i, &desk);
-        share_product(phase++, &s->layers[i].o, &desk.rows, step->attended, step->num_rows, step->x,
-                      1);
+        share_product(phase++, &s->layers[i].o, &desk.rows, step->attended, step->num_rows,
+                      is_prompt(step), step->x, 1);
         feed_forward_phase(phase++, step, i, &desk);
-        share_product(phase++, &s->layers[i].down, &desk.rows, step->acted, step->num_rows, step->x,
-                      1);
+        share_product(phase++, &s->layers[i].down, &desk.rows, step->acted, step->num_rows,
+                      is_prompt(step), step->x, 1);
     }
     normalise_rows(step, s->norm, desk.normed);
     if (worker == worker->pool->workers)
         memcpy(step->out, desk.normed, (size_t)step->num_rows * s->hidden * sizeof(float));
     if (step->head != NULL)
-        share_product(phase, step->head, &desk.rows, desk.normed, step->num_rows, step->logits, 0);
+        share_product(phase, step->head, &desk.rows, desk.normed, step->num_rows, 0, step->logits,
+                      0);
 }
 
 /* Returns 0, or 1 for a stack with more layers than there are phases. */
@@ -986,12 +1150,31 @@ static int num_within(Candidate *best, int count, float share) {
     return count;
 }
 
+static inline int is_any(Ints mask) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#else
+    int32_t any = 0;
+    for (int i = 0; i < LANES; i++) any |= mask[i];
+    return any != 0;
+#endif
+}
+
+/* The greatest `count` logits as a heap; most of them are passed over LANES at a time. */
+static void find_best(const float *logits, int vocab, Candidate *best, int count) {
+    for (int i = 0; i < count; i++) best[i] = (Candidate){-INFINITY, INT32_MAX};
+    for (int at = 0; at < vocab; at += LANES) {
+        int end = smaller(at + LANES, vocab);
+        if (end - at == LANES && !is_any(*(const Floats *)(logits + at) > best[0].value)) continue;
+        for (int id = at; id < end; id++)
+            if (logits[id] > best[0].value) sift(best, count, (Candidate){logits[id], id});
+    }
+}
+
 static int64_t choose_one(const float *logits, int vocab, int64_t key, float temperature, int top_k,
                           float top_p, Candidate *best) {
     int count = temperature > 0 ? smaller(top_k, vocab) : 1;
-    for (int i = 0; i < count; i++) best[i] = (Candidate){-INFINITY, INT32_MAX};
-    for (int id = 0; id < vocab; id++)
-        if (logits[id] > best[0].value) sift(best, count, (Candidate){logits[id], id});
+    find_best(logits, vocab, best, count);
     if (count == 1) return best[0].id == INT32_MAX ? 0 : best[0].id;
     for (int i = 0; i < count; i++) best[i].value /= temperature;
     if (top_p < 1.0f) count = num_within(best, count, top_p);
@@ -1004,14 +1187,60 @@ static int64_t choose_one(const float *logits, int vocab, int64_t key, float tem
     return winner.id;
 }
 
-/* Returns 0, or 1 without memory for the candidates. */
-int choose_rows(const float *logits, int num_rows, int vocab, const int64_t *keys,
-                const float *temperature, const int64_t *top_k, const float *top_p, int64_t *out) {
-    Candidate *best = malloc((size_t)vocab * sizeof(Candidate));
-    if (best == NULL) return 1;
-    for (int r = 0; r < num_rows; r++)
-        out[r] = choose_one(logits + (size_t)r * vocab, vocab, keys[r], temperature[r],
-                            (int)(top_k[r] < vocab ? top_k[r] : vocab), top_p[r], best);
-    free(best);
-    return 0;
+/* log(sum(e^x)) */
+static float log_sum_one(const float *x, int size) {
+    float peak = -INFINITY, total = 0;
+    Floats sums = {0};
+    int i = 0;
+    for (int j = 0; j < size; j++) peak = x[j] > peak ? x[j] : peak;
+    for (; i + LANES <= size; i += LANES) sums += exponential(*(const Floats *)(x + i) - peak);
+    total = add_up(sums);
+    for (; i < size; i++) total += expf(x[i] - peak);
+    return peak + logf(total);
+}
+
+/* Either of the two for some rows, a row a chunk. */
+typedef struct {
+    const float *logits;
+    int num_rows, vocab;
+    const int64_t *keys, *top_k;
+    const float *temperature, *top_p;
+    int64_t *chosen;  /* or NULL */
+    float *log_sums;  /* or NULL */
+} LogitRows;
+
+static void logit_task(Worker *worker, void *argument) {
+    const LogitRows *of = argument;
+    Phase *phase = worker->pool->phases;
+    Candidate *best = (Candidate *)scratch(worker, aligned((size_t)of->vocab * sizeof(Candidate)));
+    for (int r; (r = claim(phase, of->num_rows)) >= 0; finish_chunk(phase)) {
+        const float *logits = of->logits + (size_t)r * of->vocab;
+        if (of->chosen != NULL)
+            of->chosen[r] = choose_one(logits, of->vocab, of->keys[r], of->temperature[r],
+                                       (int)(of->top_k[r] < of->vocab ? of->top_k[r] : of->vocab),
+                                       of->top_p[r], best);
+        if (of->log_sums != NULL) of->log_sums[r] = log_sum_one(logits, of->vocab);
+    }
+    await(phase, of->num_rows);
+}
+
+static void run_rows(Pool *pool, LogitRows *rows) {
+    enum { LITTLE = 1 << 16 }; /* logits that are not worth waking anybody */
+    if (rows->num_rows > 1 && (int64_t)rows->num_rows * rows->vocab > LITTLE) {
+        run(pool, logit_task, rows, 1);
+    } else {
+        memset(pool->phases, 0, sizeof(Phase));
+        logit_task(&pool->workers[0], rows);
+    }
+}
+
+void choose_rows(Pool *pool, const float *logits, int num_rows, int vocab, const int64_t *keys,
+                 const float *temperature, const int64_t *top_k, const float *top_p, int64_t *out) {
+    LogitRows rows = {logits, num_rows, vocab, keys, top_k, temperature, top_p, .chosen = out};
+    run_rows(pool, &rows);
+}
+
+void log_sum_rows(Pool *pool, const float *logits, int num_rows, int vocab, float *out) {
+    LogitRows rows = {.logits = logits, .num_rows = num_rows, .vocab = vocab, .log_sums = out};
+    run_rows(pool, &rows);
 }

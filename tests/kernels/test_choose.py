@@ -77,3 +77,12 @@ def test_rows_without_numbers_leave_the_others_alone(compiled: Choose) -> None:
     chosen = compiled(spoilt, keys, built)
     assert bool(((chosen >= 0) & (chosen < 50)).all())
     assert int(chosen[1]) == int(compiled(logits, keys, built)[1])
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 40])
+def test_log_sums_are_torchs(tmp_path_factory: pytest.TempPathFactory, num_rows: int) -> None:
+    kernels = Kernels(tmp_path_factory.getbasetemp() / "kernels", 3)
+    logits = draw_logits(num_rows, 5003, seed=num_rows)
+    logits[0, :17] = -torch.inf
+    torch.testing.assert_close(kernels.log_sum(logits), logits.logsumexp(-1), atol=1e-5, rtol=0)
+    kernels.close()

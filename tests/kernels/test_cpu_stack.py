@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ CONFIG = StackConfig(
     vocab_size=130,
     max_positions=128,
 )
+# All of them are multiples, and a group has two heads.
+EVEN = replace(
+    CONFIG, hidden_size=64, intermediate_size=192, num_heads=4, num_kv_heads=2, head_dim=32
+)
 DTYPES = [torch.float32, torch.bfloat16]
 
 
@@ -45,9 +50,8 @@ def kernels(
     kernels.close()
 
 
-def random_weights(dtype: torch.dtype) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    c = CONFIG
+def random_weights(dtype: torch.dtype, config: StackConfig = CONFIG) -> dict[str, Tensor]:
+    generator, c = torch.Generator().manual_seed(1), config
     shapes = {
         "self_attn.q_proj": (c.num_heads * c.head_dim, c.hidden_size),
         "self_attn.k_proj": (c.num_kv_heads * c.head_dim, c.hidden_size),
@@ -80,8 +84,8 @@ def exact_stack_of(dtype: torch.dtype) -> Stack:
     return Stack(CONFIG, weights, "", torch.float32)
 
 
-def pool_of(dtype: torch.dtype) -> KvPool:
-    return KvPool(CONFIG, num_pages=16, num_slots=4, max_positions=100, dtype=dtype, device=CPU)
+def pool_of(dtype: torch.dtype, config: StackConfig = CONFIG) -> KvPool:
+    return KvPool(config, num_pages=16, num_slots=4, max_positions=100, dtype=dtype, device=CPU)
 
 
 def view_of(pool: KvPool, slots: Tensor, positions: Tensor) -> CacheView:
@@ -141,6 +145,34 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(
     alone = run_steps(kernels, stack, alone_pool, rows[:, 2:3], [0])
     for batch, single in zip(together, alone, strict=True):
         assert torch.equal(batch[2:3], single)
+
+
+def check_a_prompt(kernels: Kernels, dtype: torch.dtype) -> None:
+    """A whole prompt gives what its rows give one by one.
+
+    With bfloat16 weights a prompt's rows are rounded for the products; single rows are not.
+    """
+    tolerance = 2e-5 if dtype is torch.float32 else 0.05
+    rows = torch.randn(71, 1, EVEN.hidden_size, generator=torch.Generator().manual_seed(4))
+    stack = Stack(EVEN, random_weights(dtype, EVEN), "", torch.float32)
+    whole, single = pool_of(torch.float32, EVEN), pool_of(torch.float32, EVEN)
+    for pool in (whole, single):
+        grow(pool, [0, 71])
+    fast, positions = CpuStack(kernels, stack, [], 71), torch.arange(71)
+    lengths = (positions + 1).int()
+    view = CacheView(whole.k, whole.v, whole.page_of[1, None], lengths, is_prompt=True)
+    hidden, _ = fast.step(rows[:, 0].clone(), stack.rope(positions), view)
+    for position in positions:
+        view = view_of(single, torch.tensor([1]), position[None])
+        expected, _ = fast.step(rows[position].clone(), stack.rope(position[None]), view)
+        torch.testing.assert_close(hidden[position][None], expected, atol=tolerance, rtol=tolerance)
+    cosine = torch.nn.functional.cosine_similarity(hidden[-1], expected[0], dim=0)
+    assert cosine > 0.9999
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_whole_prompt_equals_its_rows_one_by_one(kernels: Kernels, dtype: torch.dtype) -> None:
+    check_a_prompt(kernels, dtype)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 5, 16, 17])

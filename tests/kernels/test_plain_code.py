@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cpu_stack import CONFIG, exact_stack_of, grow, pool_of, run_steps, stack_of
+from test_cpu_stack import (
+    CONFIG,
+    check_a_prompt,
+    exact_stack_of,
+    grow,
+    pool_of,
+    run_steps,
+    stack_of,
+)
 from torch import Tensor
 
 from qwen3_audio.engine.kv_cache import DecodeAttention
@@ -75,6 +83,11 @@ def test_steps_equal_the_torch_stack(kernels: Kernels, dtype: torch.dtype) -> No
         torch.testing.assert_close(hidden, expected, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_whole_prompt_equals_its_rows_one_by_one(kernels: Kernels, dtype: torch.dtype) -> None:
+    check_a_prompt(kernels, dtype)
+
+
 def test_choices_are_those_of_torch(kernels: Kernels) -> None:
     logits = draw(60, 200) * 3
     keys = draw_keys(torch.arange(60), torch.full((60,), 5), 1)[:, 0]
@@ -82,6 +95,7 @@ def test_choices_are_those_of_torch(kernels: Kernels) -> None:
         built = RowSettings.build([row] * 60, 200, torch.device("cpu"))
         parts = (built.temperature, built.top_k, built.top_p)
         assert torch.equal(kernels.choose(logits, keys, *parts), choose(logits, keys, built))
+    torch.testing.assert_close(kernels.log_sum(logits), logits.logsumexp(-1))
 
 
 def test_a_compiler_that_does_not_know_the_processor_makes_plain_code(
