@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from qwen3_audio import pricing
-from qwen3_audio.books import Ending
 from qwen3_audio.entries import new_generation
 from qwen3_audio.errors import BadRequest, EngineFailed, SpeechError
 from qwen3_audio.orders import SpeechOrder
+from qwen3_audio.outcomes import Ending
 from qwen3_audio.service import SpeechService
 from qwen3_audio.store.batches import BatchEnd, NewBatch, end_batch, start_batch
 from qwen3_audio.store.generations import GenerationEnd, NewGeneration, add_generations

@@ -7,17 +7,18 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
-from qwen3_audio.errors import SpeechError
-from qwen3_audio.outcomes import Outcome, outcome_of
+from qwen3_audio.errors import Overloaded, SpeechError, StorageFull
+from qwen3_audio.outcomes import Ending, Outcome, outcome_of
 from qwen3_audio.store.key_uses import KeyUses
 from qwen3_audio.store.keys import Caller, authenticate
 from qwen3_audio.store.limits import InFlight, check_tokens, count_request
@@ -31,29 +32,12 @@ NUM_WORKERS = 16
 CLOSE_S = 5.0  # enough for requests that were just cancelled to unwind
 LOCAL_CALLER = Caller(LOCAL_USER_ID, None, Limits(), None)
 ANSWER_S = 3.0
+MAX_UNBOOKED = 10_000
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a request ended, as far as every kind of row wants to know it."""
-
-    outcome: Outcome
-    latency_ms: int
-    audio_ms: int = 0
-    was_heard: bool = False  # some of its sound was given out
-    finish_reason: str | None = None
-    seed: int | None = None  # that made the sound; after a retry another one than was asked for
-    language: str | None = None  # that was heard
-    error: str | None = None
-
-    @property
-    def is_charged(self) -> bool:
-        """Failed ones are free, and so are those that were left before the first sound."""
-        return self.outcome == "done" or (self.outcome == "cancelled" and self.was_heard)
-
-
 Book = Callable[[Connection, int, Ending], int]  # writes the row of this user; gives its number
+Begin = Callable[[Connection, int], int]  # the same for a row that has no end yet
 
 
 class Entry:
@@ -76,6 +60,10 @@ class Entry:
     def note(self, audio_s: float, *, is_sent: bool) -> None:
         """So much more sound; sent: from the first of it on, leaving has its price."""
 
+    async def begin(self, begin: Begin) -> int | None:
+        """The number of its row before its end, for an answer that begins earlier."""
+        return None
+
     async def finish(
         self,
         *,
@@ -96,6 +84,7 @@ class Books:
         self._in_flight = InFlight()
         self._key_uses = KeyUses()
         self._workers = ThreadPoolExecutor(NUM_WORKERS, thread_name_prefix="books")
+        self._unbooked: deque[Callable[[], object]] = deque(maxlen=MAX_UNBOOKED)
         self._num_open = 0
         self._nothing_open = asyncio.Event()
         self._nothing_open.set()
@@ -128,7 +117,11 @@ class Books:
 
     async def run(self, work: Callable[[], T]) -> T:
         """On a worker thread. Once handed over it is done, even if the caller is cancelled."""
-        return await asyncio.shield(asyncio.wrap_future(self._workers.submit(work)))
+        return await _awaited(self.submit(work))
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """The same for a worker to wait for, too: work begins in the order in which it came."""
+        return self._workers.submit(work)
 
     def run_behind(self, work: Callable[[], object]) -> None:
         """The same without waiting: for the way out after a disconnect, where nothing can wait."""
@@ -136,6 +129,23 @@ class Books:
             self._workers.submit(_logged, work)
         except RuntimeError:  # at the very end no thread takes it any more
             _logged(work)
+
+    def book_behind(self, work: Callable[[], object]) -> None:
+        """The same for a row: what a database in trouble refuses follows the next it takes."""
+
+        def book() -> None:
+            try:
+                work()
+            except (Overloaded, StorageFull):
+                self._unbooked.append(work)
+                raise
+
+        self.run_behind(book)
+
+    def note_booked(self) -> None:
+        """The database took a row: it may take one that it refused before."""
+        with contextlib.suppress(IndexError):
+            self.book_behind(self._unbooked.popleft())
 
     def note_open(self, change: int) -> None:
         """One request more (1) or less (-1) that is not handed over to the workers yet."""
@@ -229,6 +239,7 @@ class BookedEntry(Entry):
         self._received_s = received_s
         self._book = book
         self._is_booked = False
+        self._begun: Future[int] | None = None
 
     def note(self, audio_s: float, *, is_sent: bool) -> None:
         self._audio_s += audio_s
@@ -238,6 +249,14 @@ class BookedEntry(Entry):
         self._place = await self._books.admit(self._caller, num_tokens=self._num_tokens)
         self._books.note_open(1)
         return self
+
+    async def begin(self, begin: Begin) -> int | None:
+        def work() -> int:
+            with self._store.db.write() as conn:
+                return begin(conn, self._caller.user_id)
+
+        self._begun = self._books.submit(work)
+        return await _awaited(self._begun)
 
     async def finish(
         self,
@@ -264,7 +283,7 @@ class BookedEntry(Entry):
         told = str(error) if isinstance(error, SpeechError) else None
         ending = self._ending(outcome_of(kind), error=told)
         # Not awaited: after a disconnect, any await in here would be cancelled again.
-        self._books.run_behind(lambda: self._write(ending))
+        self._books.book_behind(lambda: self._write(ending))
 
     def _hand_over(self) -> None:
         """From here on a worker answers for it, whoever else leaves."""
@@ -287,21 +306,33 @@ class BookedEntry(Entry):
         except SpeechError as error:
             failed = self._ending("failed", error=str(error))
             # Behind the answer: a locked database would keep the client waiting once more.
-            self._books.run_behind(lambda: self._write(failed))
+            self._books.book_behind(lambda: self._write(failed))
             raise
 
     def _write(self, ending: Ending) -> None:
         with self._place:
             self._write_row(ending)
 
+    def _number(self) -> int | None:
+        """Of the row that was begun. Who leaves at once is booked while that is still done."""
+        if self._begun is None or self._begun.exception() is not None:
+            return None
+        return self._begun.result()
+
     def _write_row(self, ending: Ending, sounds: Sequence[bytes] = ()) -> int:
-        blobs, db = self._store.blobs, self._store.db
+        blobs, db, user_id = self._store.blobs, self._store.db, self._caller.user_id
+        ending = replace(ending, number=self._number())
         with blobs.staged(db, *sounds) as staged, db.write() as conn:
             if staged:
-                blobs.keep(conn, self._caller.user_id, staged)
-            number = self._book(conn, self._caller.user_id, ending)
+                blobs.keep(conn, user_id, staged)
+            number = self._book(conn, user_id, ending)
         self._place.close()
+        self._books.note_booked()
         return number
+
+
+async def _awaited(work: Future[T]) -> T:
+    return await asyncio.shield(asyncio.wrap_future(work))
 
 
 def _logged(work: Callable[[], object]) -> None:

@@ -6,8 +6,9 @@ from time import perf_counter
 
 from sqlalchemy import Connection
 
-from qwen3_audio.books import Books, Ending, Entry
+from qwen3_audio.books import Books, Entry
 from qwen3_audio.orders import SpeechOrder, TranscriptionOrder
+from qwen3_audio.outcomes import Ending
 from qwen3_audio.store.generations import GenerationEnd, NewGeneration, add_generation
 from qwen3_audio.store.keys import Caller
 from qwen3_audio.store.tables import Route, Status

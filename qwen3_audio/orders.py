@@ -118,7 +118,7 @@ def check_text(text: str, *, max_chars: int, param: str = "input") -> str:
     """The text without outer white space."""
     text = text.strip()
     if not text:
-        raise BadRequest(f"The {param} is empty.", param=param, code="invalid_value")
+        raise BadRequest(f"{param} is empty.", param=param, code="invalid_value")
     return check_length(text, param=param, max_chars=max_chars)
 
 

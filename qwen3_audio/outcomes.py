@@ -31,6 +31,26 @@ def outcome_of(error: type[BaseException] | None) -> Outcome:
     return "done" if error is None else "failed"
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a request ended, as far as every kind of row wants to know it."""
+
+    outcome: Outcome
+    latency_ms: int
+    number: int | None = None  # of its row, if that was begun before
+    audio_ms: int = 0
+    was_heard: bool = False  # some of its sound was given out
+    finish_reason: str | None = None
+    seed: int | None = None  # that made the sound; after a retry another one than was asked for
+    language: str | None = None  # that was heard
+    error: str | None = None
+
+    @property
+    def is_charged(self) -> bool:
+        """Failed ones are free, and so are those that were left before the first sound."""
+        return self.outcome == "done" or (self.outcome == "cancelled" and self.was_heard)
+
+
 class Tally:
     """Watches one order and tells the listeners, once, how it ended."""
 

@@ -154,6 +154,9 @@ class Settings:
     max_transcript_error: float | None = _setting(None, _float(0, 100))
     max_voices: int = _setting(1000, _int(1))  # of one user
     max_voice_mb: int = _setting(1024, _int(1))
+    max_consents: int = _setting(1000, _int(1))
+    max_consent_mb: int = _setting(1024, _int(1))
+    max_voice_names: int = _setting(1000, _int(1))
     max_waiting: int = _setting(512, _int(0))
     max_running: int | None = _setting(None, _int(1))  # None: by memory
     cors_origins: tuple[str, ...] | None = _setting(None, _list)  # None: by mode

@@ -3,27 +3,35 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy import Connection
 
 from qwen3_audio import orders, pricing
-from qwen3_audio.audio.encode import encode_whole
+from qwen3_audio.audio.encode import Encoder, encode_whole
 from qwen3_audio.audio.formats import AudioFormat
-from qwen3_audio.books import Ending
+from qwen3_audio.books import Entry
+from qwen3_audio.encoding import encode_sound
 from qwen3_audio.entries import generation_end, new_generation
-from qwen3_audio.errors import BadRequest
+from qwen3_audio.errors import BadRequest, NotFound
 from qwen3_audio.languages import parse_language
 from qwen3_audio.orders import STORED_NEEDS, SamplingForm, SpeechOrder
+from qwen3_audio.outcomes import Ending
 from qwen3_audio.pricing import DiscountRule, DiscountState, count_tokens
 from qwen3_audio.service import SpeechService
 from qwen3_audio.settings import Settings
 from qwen3_audio.speaking import Spoken
 from qwen3_audio.store import runtime_stats
-from qwen3_audio.store.generations import NewGeneration, add_generation
+from qwen3_audio.store.failures import GONE
+from qwen3_audio.store.generations import (
+    GenerationEnd,
+    add_generation,
+    end_generation,
+    start_generation,
+)
 from qwen3_audio.store.keys import Caller
 from qwen3_audio.store.tables import Route
 from qwen3_audio.stored_voices import StoredVoices
@@ -53,6 +61,16 @@ class SpokenText:
     finish_reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedText:
+    """A text whose first sound is there; what else happens to it is booked under this number."""
+
+    generation_id: int
+    tokens: int
+    latency_ms: int  # to the first sound
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class MadeSound:
     """A text that has been spoken, before it is booked."""
@@ -71,20 +89,12 @@ async def speak_text(
 ) -> SpokenText:
     """One text; when this gives something back it is in the books, and kept if it was to be."""
     (order,) = await order_texts(service, voices, caller, {"text": text}, form)
-    new = new_generation(caller, order, route=Route.TTS, response_format=form.format.name)
-    row = _Row(order, text.strip(), new, discount_rule(service.settings))
-    entry = service.books.entry(
-        caller, num_tokens=row.num_tokens, received_s=order.received_s, book=row.book
-    )
-    async with entry:
+    row = _Row(service, caller, order, text, form)
+    async with row.entry as entry:
         made = await make_sound(service, order, form.format)
         entry.note(made.num_samples / SPEECH_RATE_HZ, is_sent=False)
         row.kept = made.data if form.is_stored else None
-        number = await entry.finish(
-            finish_reason=made.spoken.reason,
-            seed=made.spoken.seed,
-            sounds=[made.data] if form.is_stored else (),
-        )
+        number = await row.finish(entry, made.spoken)
     return SpokenText(
         generation_id=number or 0,
         data=made.data,
@@ -93,6 +103,50 @@ async def speak_text(
         seed=made.spoken.seed,
         finish_reason=made.spoken.reason.value,
     )
+
+
+async def stream_text(
+    service: SpeechService, voices: StoredVoices, caller: Caller, text: str, form: VoiceForm
+) -> AsyncGenerator[StartedText | bytes]:
+    """One text: what is known at its first sound, then its bytes as they are made.
+
+    It has a row from the beginning, which ends before this does; what is kept is what was sent.
+    """
+    (order,) = await order_texts(service, voices, caller, {"text": text}, form)
+    row = _Row(service, caller, order, text, form)
+    sent = bytearray()
+    async with row.entry as entry, AsyncExitStack() as stack:
+        number = await entry.begin(row.begin)
+        sound = await stack.enter_async_context(aclosing(_noted(service.speak(order), entry)))
+        first = await anext(sound)
+        row.first_ms = round(1000 * (time.perf_counter() - order.received_s))
+        yield StartedText(
+            generation_id=number or 0,
+            tokens=row.num_tokens,
+            latency_ms=row.first_ms,
+            seed=order.parts[0].seed,
+        )
+        encoded = encode_sound(
+            first, sound, lambda: Encoder(form.format.name), is_cheap=form.format.codec is None
+        )
+        pieces = await stack.enter_async_context(aclosing(encoded))
+        async for piece in pieces:
+            if isinstance(piece, Spoken):
+                row.kept = bytes(sent) if form.is_stored else None
+                await row.finish(entry, piece)
+                continue
+            if form.is_stored:
+                sent += piece
+            yield piece
+
+
+async def _noted(sound: AsyncGenerator[Pcm | Spoken], entry: Entry) -> AsyncGenerator[Pcm | Spoken]:
+    """The same, and the books know how much of it left."""
+    async with aclosing(sound):
+        async for item in sound:
+            if not isinstance(item, Spoken):
+                entry.note(len(item) / SPEECH_RATE_HZ, is_sent=True)
+            yield item
 
 
 async def order_texts(
@@ -199,24 +253,36 @@ class _Row:
     """The row of one generation, however it ends; what it teaches is in the same transaction."""
 
     def __init__(
-        self, order: SpeechOrder, text: str, new: NewGeneration, rule: DiscountRule
+        self, service: SpeechService, caller: Caller, order: SpeechOrder, text: str, form: VoiceForm
     ) -> None:
         self.kept: bytes | None = None
         self.latency_ms = 0
+        self.first_ms: int | None = None  # only of a stream
         self.num_tokens = order.num_chars
+        self.entry = service.books.entry(
+            caller, num_tokens=order.num_chars, received_s=order.received_s, book=self.book
+        )
         self._order = order
-        self._text = text
-        self._new = new
-        self._rule = rule
+        self._text = text.strip()
+        self._new = new_generation(caller, order, route=Route.TTS, response_format=form.format.name)
+        self._rule = discount_rule(service.settings)
+
+    async def finish(self, entry: Entry, spoken: Spoken) -> int | None:
+        sounds = () if self.kept is None else (self.kept,)
+        return await entry.finish(finish_reason=spoken.reason, seed=spoken.seed, sounds=sounds)
+
+    def begin(self, conn: Connection, user_id: int) -> int:
+        return start_generation(conn, user_id, self._new)
 
     def book(self, conn: Connection, user_id: int, ending: Ending) -> int:
-        self.latency_ms = ending.latency_ms
+        self.latency_ms = ending.latency_ms if self.first_ms is None else self.first_ms
         is_done = ending.outcome == "done"
         kept = self.kept if is_done else None
-        end = generation_end(self._order, ending)
+        end = replace(generation_end(self._order, ending), latency_ms=self.latency_ms)
         if kept is not None:
             end = replace(end, audio_sha256=sha256_of(kept), text=self._text)
-        if is_done:
+        # How long a stream takes is up to its reader: it teaches nothing.
+        if is_done and self.first_ms is None:
             learnt = pricing.learn_from_single(
                 lock_state(conn),
                 latency_ms=ending.latency_ms,
@@ -224,5 +290,12 @@ class _Row:
                 rule=self._rule,
             )
             save_state(conn, learnt)
+        if ending.number is not None:
+            return self._end(conn, user_id, ending.number, end)
         new = self._new if ending.seed is None else replace(self._new, seed=ending.seed)
         return add_generation(conn, user_id, new, end)
+
+    def _end(self, conn: Connection, user_id: int, number: int, end: GenerationEnd) -> int:
+        if not end_generation(conn, user_id, number, self._new, end):
+            raise NotFound(GONE)
+        return number

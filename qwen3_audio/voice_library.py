@@ -1,8 +1,6 @@
 """Voices that are kept: made from a recording or from a description, once for every front door."""
 
 import asyncio
-import hashlib
-import io
 import time
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -11,34 +9,31 @@ import numpy as np
 
 from qwen3_audio import orders
 from qwen3_audio.audio.decode import decode_audio
-from qwen3_audio.audio.resample import Resampler
 from qwen3_audio.audio.wav import wav_bytes
 from qwen3_audio.errors import BadRequest, EngineFailed, LimitReached
 from qwen3_audio.languages import parse_language
 from qwen3_audio.orders import SamplingForm, SpeechOrder, Upload
 from qwen3_audio.pricing import count_tokens
-from qwen3_audio.service import MIN_AUDIO_S, SILENCE, SpeechService
+from qwen3_audio.references import compare, doubt, listen, read_reference, unfit_recording
+from qwen3_audio.service import MIN_AUDIO_S, SpeechService
 from qwen3_audio.speaking import Spoken
+from qwen3_audio.store.caps import Caps
 from qwen3_audio.store.keys import Caller
 from qwen3_audio.store.names import checked_name
 from qwen3_audio.store.opening import Store
-from qwen3_audio.store.voices import NewVoice, VoiceCaps, VoiceKind, add_voice, kept_voices
+from qwen3_audio.store.voices import NewVoice, VoiceKind, add_voice, kept_voices
 from qwen3_audio.types import (
-    LISTEN_RATE_HZ,
     SPEECH_RATE_HZ,
     ModelInfo,
     ModelKind,
     Pcm,
     SpeechRequest,
-    Transcript,
-    TranscriptionRequest,
 )
 from qwen3_audio.voice_prompts import pack_prompt
-from qwen3_audio.voice_samples import prepare_reference, transcript_error_rate
+from qwen3_audio.voice_samples import prepare_reference
 
 AUTO = "auto"
 MB = 1024**2
-DOUBTFUL_ERROR_RATE = 0.5
 PHRASE_S = 5.0  # at least
 MAX_FRAMES_OF_PHRASE = 400  # 32 s, three times what the phrase takes
 # Every consonant and vowel of English in a few seconds of ordinary speech.
@@ -95,19 +90,31 @@ async def clone_voice(
     num_tokens = 1 if transcript == AUTO else count_tokens(transcript)
     async with AsyncExitStack() as place:
         await place.enter_async_context(service.books.admitted(caller, num_tokens=num_tokens))
-        upload_sha256, samples = await service.on_decoder(lambda: _read(service, form))
+        upload_sha256, samples = await service.on_decoder(
+            lambda: read_reference(
+                form.audio, max_seconds=service.settings.max_reference_s, param=form.audio_param
+            )
+        )
         seconds = len(samples) / SPEECH_RATE_HZ
         await service.books.run(lambda: _check_room(service, store, caller, seconds))
-        heard = await _listen(service, caller, samples, language)
+        heard = await listen(service, caller, samples, language)
         if transcript == AUTO and heard is not None:
             transcript = heard.text.strip()
             if not transcript:
-                raise _no_audio("has no speech that could be written down", form.audio_param)
+                raise unfit_recording("has no speech that could be written down", form.audio_param)
             # What it costs is known only now: it is admitted once more, at its price.
             await place.aclose()
             num_tokens = count_tokens(transcript)
             await place.enter_async_context(service.books.admitted(caller, num_tokens=num_tokens))
-        error_rate = await _compare(service, form, transcript, heard, language)
+        error_rate = None
+        if heard is not None:
+            error_rate = await compare(
+                transcript,
+                heard,
+                language=language,
+                allowed=service.settings.max_transcript_error,
+                param=form.transcript_param,
+            )
         new = _NewReference(
             name=name,
             kind=VoiceKind.CLONE,
@@ -119,7 +126,7 @@ async def clone_voice(
             tokens=num_tokens,
         )
         voice_id = await _keep(service, store, caller, base, new)
-    return MadeVoice(voice_id, num_tokens, error_rate, _doubt(error_rate))
+    return MadeVoice(voice_id, num_tokens, error_rate, doubt(error_rate))
 
 
 async def design_voice(
@@ -176,7 +183,7 @@ async def _keep(
     sample, heard = await asyncio.to_thread(_prepare, new.samples)
     prompt = await service.backend.make_voice_prompt(heard, new.ref_text)
     settings = service.settings
-    caps = VoiceCaps(max_voices=settings.max_voices, max_bytes=settings.max_voice_mb * MB)
+    caps = Caps(settings.max_voices, settings.max_voice_mb * MB)
 
     def write() -> int:
         packed = pack_prompt(prompt, fingerprint=base.fingerprint)
@@ -233,87 +240,6 @@ def _check_transcript(text: str, *, param: str) -> str:
         )
     orders.check_length(transcript, param=param)
     return AUTO if transcript.lower() == AUTO else transcript
-
-
-def _read(service: SpeechService, form: CloneForm) -> tuple[str, Pcm]:
-    """The fingerprint of the bytes as they came, and the sound in them."""
-    source = orders.read_upload(form.audio, param=form.audio_param)
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    samples = decode_audio(
-        file,
-        sample_rate_hz=SPEECH_RATE_HZ,
-        max_seconds=service.settings.max_reference_s,
-        param=form.audio_param,
-    )
-    if len(samples) < MIN_AUDIO_S * SPEECH_RATE_HZ:
-        raise _no_audio(f"is shorter than {MIN_AUDIO_S} seconds", form.audio_param)
-    if float(np.abs(samples).max()) <= SILENCE:
-        raise _no_audio("is silent", form.audio_param)
-    digest = hashlib.sha256()
-    file.seek(0)
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest(), samples
-
-
-def _no_audio(what: str, param: str) -> BadRequest:
-    return BadRequest(f"The recording {what}.", param=param, code="invalid_audio")
-
-
-async def _listen(
-    service: SpeechService, caller: Caller, samples: Pcm, language: str | None
-) -> Transcript | None:
-    """What speech recognition hears in the reference; None: there is none here."""
-    model = orders.find_model(service.backend.models(), ModelKind.ASR)
-    if model is None:
-        return None
-    request = TranscriptionRequest(
-        samples=await service.on_decoder(lambda: _resample(samples)),
-        language=language if language in model.languages else None,
-        owner=caller.user_id,
-    )
-    async with aclosing(service.backend.transcribe(request)) as items:
-        async for item in items:
-            if isinstance(item, Transcript):
-                return item
-    raise AssertionError("a transcription ends with its transcript")
-
-
-def _resample(samples: Pcm) -> Pcm:
-    resampler = Resampler(SPEECH_RATE_HZ, LISTEN_RATE_HZ)
-    return np.concatenate((resampler.write(samples), resampler.finish()))
-
-
-async def _compare(
-    service: SpeechService,
-    form: CloneForm,
-    transcript: str,
-    heard: Transcript | None,
-    language: str | None,
-) -> float | None:
-    """How much of the transcript is not what was heard; BadRequest if that is too much."""
-    if heard is None:
-        return None
-    spoken, allowed = language or heard.language, service.settings.max_transcript_error
-    rate = await asyncio.to_thread(transcript_error_rate, transcript, heard.text, language=spoken)
-    error_rate = round(rate, 3)
-    if allowed is not None and error_rate > allowed:
-        raise BadRequest(
-            f"{form.transcript_param} does not match the recording: its error rate is"
-            f" {error_rate:g}, at most {allowed:g} is allowed.",
-            param=form.transcript_param,
-            code="transcript_mismatch",
-        )
-    return error_rate
-
-
-def _doubt(error_rate: float | None) -> str | None:
-    if error_rate is None or error_rate <= DOUBTFUL_ERROR_RATE:
-        return None
-    return (
-        "The transcript does not match what was heard in the recording; the voice may sound wrong"
-        " or say something else."
-    )
 
 
 def _order_phrase(

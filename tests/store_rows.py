@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Table, func, select
 
+from qwen3_audio.store.caps import UNLIMITED, Caps
 from qwen3_audio.store.consents import Consent, NewConsent, add_consent
 from qwen3_audio.store.generations import GenerationEnd, NewGeneration, add_generation
 from qwen3_audio.store.opening import Store
 from qwen3_audio.store.tables import Route, Status
-from qwen3_audio.store.voices import NewVoice, VoiceCaps, VoiceKind, add_voice
+from qwen3_audio.store.voices import NewVoice, VoiceKind, add_voice
 
 Result = TypeVar("Result")
 
@@ -24,7 +25,7 @@ def make_voice(
     *,
     name: str = "Geoff",
     sound: bytes = b"RIFF of a voice",
-    caps: VoiceCaps | None = None,
+    caps: Caps = UNLIMITED,
     **fields: Any,
 ) -> int:
     """A cloned voice with its reference kept."""
@@ -43,12 +44,13 @@ def make_voice(
         return add_voice(conn, user_id, new, caps=caps)
 
 
-def make_consent(store: Store, user_id: int, *, sound: bytes = b"I agree") -> Consent:
+def make_consent(
+    store: Store, user_id: int, *, sound: bytes = b"I agree", caps: Caps = UNLIMITED
+) -> Consent:
     with store.blobs.staged(store.db, sound) as staged, store.db.write() as conn:
         store.blobs.keep(conn, user_id, staged)
-        return add_consent(
-            conn, user_id, NewConsent("Alice agrees", "en-GB", staged[0].sha256, "audio/wav")
-        )
+        new = NewConsent("Alice agrees", "en-GB", staged[0].sha256, "audio/wav")
+        return add_consent(conn, user_id, new, caps=caps)
 
 
 def new_generation(**fields: Any) -> NewGeneration:

@@ -43,19 +43,23 @@ MAY_IMPORT = {
     "voice_samples": FLOOR,
     "stored_voices": FLOOR | {"audio", "orders", "store", "voice_prompts", "voice_samples"},
     "speaking": FLOOR | {"orders", "outcomes"},
+    "encoding": FLOOR | {"audio", "speaking"},
     "service": FLOOR
     | {"audio", "books", "orders", "outcomes", "pricing", "speaking", "store", "stored_voices"},
+    "references": FLOOR | {"audio", "orders", "service", "store", "voice_samples"},
     "voice_library": FLOOR
-    | {"audio", "orders", "pricing", "service", "speaking", "store"}
+    | {"audio", "orders", "pricing", "references", "service", "speaking", "store"}
     | {"voice_prompts", "voice_samples"},
     "synthesis": FLOOR
-    | {"audio", "books", "entries", "orders", "pricing", "service", "speaking", "store"}
-    | {"stored_voices"},
+    | {"audio", "books", "encoding", "entries", "orders", "outcomes", "pricing", "service"}
+    | {"speaking", "store", "stored_voices"},
     "batch_synthesis": FLOOR
-    | {"books", "entries", "orders", "pricing", "service", "store", "stored_voices", "synthesis"},
-    "entries": FLOOR | {"books", "orders", "store"},
+    | {"entries", "orders", "outcomes", "pricing", "service", "store", "stored_voices"}
+    | {"synthesis"},
+    "entries": FLOOR | {"books", "orders", "outcomes", "store"},
     "web": FLOOR
-    | {"accounts", "audio", "books", "entries", "orders", "outcomes", "service", "store"}
+    | {"accounts", "audio", "books", "encoding", "entries", "orders", "outcomes", "service"}
+    | {"store"}
     | {"batch_synthesis", "speaking", "stored_voices", "synthesis", "voice_library"},
     # Composition: which checkpoints, from where, put together how
     "hub": FLOOR | {"progress"},
@@ -101,6 +105,7 @@ OUTSIDE = {
     "voice_prompts": {"numpy", "safetensors"},
     "voice_samples": {"numpy"},
     "stored_voices": {"sqlalchemy"},
+    "references": {"numpy"},
     "voice_library": {"numpy"},
     "synthesis": {"numpy", "sqlalchemy"},
     "batch_synthesis": {"sqlalchemy"},

@@ -1,6 +1,7 @@
 """Texts spoken with stored voices, without HTTP: prices, what is learnt, and being cancelled."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import closing
 from pathlib import Path
@@ -22,12 +23,13 @@ from qwen3_audio.pricing import DiscountRule, DiscountState
 from qwen3_audio.service import SpeechService
 from qwen3_audio.settings import Settings
 from qwen3_audio.store import runtime_stats
+from qwen3_audio.store.generations import start_generation
 from qwen3_audio.store.keys import Caller
 from qwen3_audio.store.opening import Store, open_store
 from qwen3_audio.store.tables import batches, generations
 from qwen3_audio.store.users import Limits
 from qwen3_audio.store.voices import get_voice
-from qwen3_audio.synthesis import SpokenText, VoiceForm, speak_text
+from qwen3_audio.synthesis import SpokenText, VoiceForm, speak_text, stream_text
 from qwen3_audio.types import SPEECH_RATE_HZ, ModelKind
 
 LONG = "word " * 400
@@ -121,6 +123,39 @@ def test_work_that_is_cancelled_is_booked_free_and_leaves_its_slots(
     assert kept_files(store) == files
     with store.db.read() as conn:  # what never ended teaches nothing
         assert runtime_stats.read_stats(conn)[runtime_stats.SINGLE_MS_PER_CHAR] is None
+
+
+def test_who_leaves_while_a_streams_row_is_begun_is_booked_once(
+    store: Store, slow: SpeechService, voice_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_there, go_on = threading.Event(), threading.Event()
+
+    def begin(*arguments: Any) -> int:
+        is_there.set()
+        go_on.wait(LIMIT_S)
+        return start_generation(*arguments)
+
+    monkeypatch.setattr("qwen3_audio.synthesis.start_generation", begin)
+    assert slow.voices is not None
+    pieces = stream_text(slow, slow.voices, LOCAL_CALLER, LONG, voice_form(voice_id))
+
+    async def first() -> Any:
+        return await anext(pieces)
+
+    async def work() -> None:
+        task = asyncio.create_task(first())
+        await asyncio.to_thread(is_there.wait, LIMIT_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        while [row.status for row in rows(store, generations)] != ["cancelled"]:
+            await asyncio.sleep(0.002)
+        await slow.close()
+        assert [row.status for row in rows(store, generations)] == ["cancelled"]
+
+    run(work())
+    assert accounts.show_usage(store, 1)["tts_calls"] == 1
 
 
 @ON_SQLITE

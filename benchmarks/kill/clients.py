@@ -97,8 +97,10 @@ class LoadClient:
 
     def _speak(self) -> None:
         is_stored = self._chance.random() < 0.6
-        body = self._body(is_stored) | {"text": self._text()}
-        what = "stored speech" if is_stored else "speech"
+        is_streamed = self._chance.random() < 0.4
+        body = self._body(is_stored) | {"text": self._text(), "stream": is_streamed}
+        how = "streamed" if is_streamed else "whole"
+        what = f"stored {how} speech" if is_stored else f"{how} speech"
         answer = self._note(what, self._client.post("/tts", body))
         if answer is None:
             return

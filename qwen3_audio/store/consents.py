@@ -3,13 +3,14 @@
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from qwen3_audio.errors import NotFound
 from qwen3_audio.store.blob_rows import release
+from qwen3_audio.store.caps import UNLIMITED, Caps, check_caps, take_turn
 from qwen3_audio.store.names import checked_name
 from qwen3_audio.store.pages import Page, build_page, columns_of, newest_first
-from qwen3_audio.store.tables import consents
+from qwen3_audio.store.tables import blobs, consents
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,26 @@ class Consent:
     created_at: datetime
 
 
-def add_consent(conn: Connection, user_id: int, new: NewConsent) -> Consent:
+def add_consent(
+    conn: Connection, user_id: int, new: NewConsent, *, caps: Caps = UNLIMITED
+) -> Consent:
+    """LimitReached if the user would have more consents or bytes than allowed."""
+    take_turn(conn, user_id)
     values = {**asdict(new), "user_id": user_id, "name": checked_name(new.name)}
     added = insert(consents).values(values).returning(*columns_of(Consent, consents))
-    return Consent(**conn.execute(added).mappings().one())
+    consent = Consent(**conn.execute(added).mappings().one())
+    number, num_bytes = kept_consents(conn, user_id)
+    check_caps(caps, what="consents", number=number, num_bytes=num_bytes)
+    return consent
+
+
+def kept_consents(conn: Connection, user_id: int) -> tuple[int, int]:
+    """How many consents the user has, and how many bytes their recordings take."""
+    sizes = func.coalesce(func.sum(blobs.c.size_bytes), 0)
+    found = consents.join(blobs, blobs.c.sha256 == consents.c.recording_sha256)
+    query = select(func.count(), sizes).select_from(found).where(consents.c.user_id == user_id)
+    number, num_bytes = conn.execute(query).one()
+    return int(number), int(num_bytes)
 
 
 def get_consent(conn: Connection, user_id: int, consent_id: int) -> Consent:

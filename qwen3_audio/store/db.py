@@ -13,8 +13,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from qwen3_audio.errors import Overloaded, SpeechError, StartError
-from qwen3_audio.store.failures import BUSY, is_busy, speech_error, start_error
+from qwen3_audio.errors import SpeechError, StartError
+from qwen3_audio.store.failures import BUSY, is_busy, speech_error, start_error, unavailable
 from qwen3_audio.store.locks import FilePresence, PostgresPresence
 
 BUSY_TIMEOUT_MS = 5000
@@ -76,10 +76,10 @@ class Database:
             return
         came_s = time.monotonic()
         if not self._write_turn.acquire(timeout=WRITE_TURN_TIMEOUT_S):
-            raise Overloaded(BUSY)
+            raise unavailable(BUSY)
         try:
             if self._gave_up_s > came_s:  # it waited as long as the one before, for the same
-                raise Overloaded(BUSY)
+                raise unavailable(BUSY)
             yield
         except OperationalError as error:
             if is_busy(error):

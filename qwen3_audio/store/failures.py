@@ -1,6 +1,7 @@
 """What a database's refusal means: for a client while serving, for a person at the start."""
 
 import sqlite3
+from collections.abc import Callable
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -12,24 +13,31 @@ FULL = "The disk of the database is full; nothing was changed"
 GONE = "What this belongs to was deleted meanwhile"
 READ_ONLY = "The database takes no changes at the moment; please tell the operator"
 UNREACHABLE = "The database can't be reached at the moment; please try again"
+UNAVAILABLE = "database_unavailable"
+
+
+def unavailable(message: str) -> Overloaded:
+    """Not the waiting line is full: the database can't be read or changed now."""
+    return Overloaded(message, code=UNAVAILABLE)
+
 
 BUSY_CODES = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03")
 # SQLITE_… and PostgreSQL's SQLSTATE, each by how it begins.
-MEANING: dict[str, tuple[type[SpeechError], str]] = {
-    "SQLITE_BUSY": (Overloaded, BUSY),
-    "SQLITE_LOCKED": (Overloaded, BUSY),
+MEANING: dict[str, tuple[Callable[[str], SpeechError], str]] = {
+    "SQLITE_BUSY": (unavailable, BUSY),
+    "SQLITE_LOCKED": (unavailable, BUSY),
     "SQLITE_FULL": (StorageFull, FULL),
-    "SQLITE_READONLY": (Overloaded, READ_ONLY),
-    "SQLITE_IOERR": (Overloaded, UNREACHABLE),
-    "SQLITE_CANTOPEN": (Overloaded, UNREACHABLE),
+    "SQLITE_READONLY": (unavailable, READ_ONLY),
+    "SQLITE_IOERR": (unavailable, UNREACHABLE),
+    "SQLITE_CANTOPEN": (unavailable, UNREACHABLE),
     "SQLITE_CONSTRAINT_FOREIGNKEY": (NotFound, GONE),
     "53100": (StorageFull, FULL),
-    "53": (Overloaded, BUSY),  # out of memory, of connections
-    "40": (Overloaded, BUSY),  # deadlock, serialization
-    "55P03": (Overloaded, BUSY),
-    "57": (Overloaded, UNREACHABLE),  # the server stops
-    "08": (Overloaded, UNREACHABLE),
-    "25006": (Overloaded, READ_ONLY),
+    "53": (unavailable, BUSY),  # out of memory, of connections
+    "40": (unavailable, BUSY),  # deadlock, serialization
+    "55P03": (unavailable, BUSY),
+    "57": (unavailable, UNREACHABLE),  # the server stops
+    "08": (unavailable, UNREACHABLE),
+    "25006": (unavailable, READ_ONLY),
     "23503": (NotFound, GONE),
 }
 
@@ -49,13 +57,13 @@ def is_busy(error: DBAPIError) -> bool:
 def speech_error(error: DBAPIError | PoolTimeout) -> SpeechError | None:
     """The error that a client should see, or None if it is a fault of this program."""
     if isinstance(error, PoolTimeout):
-        return Overloaded(BUSY)
+        return unavailable(BUSY)
     code = _code(error)
     for beginning, (kind, message) in MEANING.items():
         if code.startswith(beginning):
             return kind(message)
     if isinstance(error, OperationalError) and not isinstance(error.orig, sqlite3.Error):
-        return Overloaded(UNREACHABLE)  # a broken connection has no SQLSTATE
+        return unavailable(UNREACHABLE)  # a broken connection has no SQLSTATE
     return None
 
 

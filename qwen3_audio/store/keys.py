@@ -6,9 +6,10 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, RowMapping, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, or_, select, update
 
-from qwen3_audio.errors import NotAllowed, NotAuthenticated, NotFound
+from qwen3_audio.errors import BadRequest, NotAllowed, NotAuthenticated, NotFound
+from qwen3_audio.store.caps import take_turn
 from qwen3_audio.store.columns import utc_now
 from qwen3_audio.store.db import Database
 from qwen3_audio.store.names import checked_name
@@ -17,6 +18,7 @@ from qwen3_audio.store.tables import api_keys, users
 from qwen3_audio.store.users import Limits, get_user
 
 PREFIX_CHARS = 8
+MAX_KEYS = 100  # of one user, without revoked ones
 MAX_KEY_CHARS = 200  # longer is no key and not worth a hash
 LAST_USED_EVERY = timedelta(minutes=1)
 
@@ -65,8 +67,13 @@ def secret_hmac(secret: bytes, purpose: str, token: str) -> bytes:
 
 
 def add_key(conn: Connection, user_id: int, *, secret: bytes, name: str | None = None) -> NewKey:
-    """A further key of this user. NotFound if there is no such user."""
+    """A further key of this user. NotFound if there is no such user.
+
+    BadRequest if they have as many as a user may.
+    """
     get_user(conn, user_id)
+    take_turn(conn, user_id)
+    _check_number(conn, user_id)
     key = make_token(32)
     values = {
         "user_id": user_id,
@@ -76,6 +83,16 @@ def add_key(conn: Connection, user_id: int, *, secret: bytes, name: str | None =
     }
     added = insert(api_keys).values(values).returning(api_keys.c.key_id)
     return NewKey(conn.execute(added).scalar_one(), key, key[:PREFIX_CHARS])
+
+
+def _check_number(conn: Connection, user_id: int) -> None:
+    mine = (api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None))
+    num_keys = conn.execute(select(func.count()).where(*mine)).scalar_one()
+    if num_keys >= MAX_KEYS:
+        raise BadRequest(
+            f"There are {num_keys} keys already, as many as a user may have; revoke one first",
+            code="too_many_keys",
+        )
 
 
 def list_keys(

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
 from qwen3_audio.errors import BadRequest, NotFound
+from qwen3_audio.store.caps import UNLIMITED, Caps, check_caps, take_turn
 from qwen3_audio.store.columns import utc_now
 from qwen3_audio.store.names import checked_name, name_key
 from qwen3_audio.store.tables import LOCAL_USER_ID, shared_names, voice_names
@@ -39,14 +40,28 @@ def set_name(
     *,
     voice_id: int | None = None,
     speaker: str | None = None,
+    caps: Caps = UNLIMITED,
 ) -> None:
-    """From now on the name means this, in any case; NotFound for somebody else's voice."""
+    """From now on the name means this, in any case; NotFound for somebody else's voice.
+
+    LimitReached for one more name than allowed.
+    """
     target = NameTarget(voice_id, speaker)
     if target.voice_id is not None:
         get_voice(conn, user_id, target.voice_id)
+    take_turn(conn, user_id)
+    num_before = _num_names(conn, user_id)
     shown = checked_name(name)
     values = {"name": shown, "voice_id": voice_id, "speaker": speaker, "created_at": utc_now()}
     put(conn, voice_names, key={"user_id": user_id, "name_key": name_key(shown)}, values=values)
+    num_names = _num_names(conn, user_id)
+    if num_names > num_before:  # a name that had a meaning may have another one at any time
+        check_caps(caps, what="voice names", number=num_names)
+
+
+def _num_names(conn: Connection, user_id: int) -> int:
+    mine = select(func.count()).where(voice_names.c.user_id == user_id)
+    return int(conn.execute(mine).scalar_one())
 
 
 def find_target(conn: Connection, user_id: int, name: str) -> NameTarget | None:

@@ -6,13 +6,14 @@ from enum import StrEnum
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
-from qwen3_audio.errors import LimitReached, NotFound
+from qwen3_audio.errors import NotFound
 from qwen3_audio.store.blob_rows import release
+from qwen3_audio.store.caps import UNLIMITED, Caps, check_caps, take_turn
 from qwen3_audio.store.columns import utc_now
 from qwen3_audio.store.consents import get_consent
 from qwen3_audio.store.names import checked_name, name_key
 from qwen3_audio.store.pages import Page, build_page, columns_of, newest_first
-from qwen3_audio.store.tables import blobs, shared_names, users, voice_names, voices
+from qwen3_audio.store.tables import blobs, shared_names, voice_names, voices
 from qwen3_audio.store.usage import add_usage
 
 
@@ -21,14 +22,6 @@ class VoiceKind(StrEnum):
 
     CLONE = "clone"
     DESIGN = "design"
-
-
-@dataclass(frozen=True, slots=True)
-class VoiceCaps:
-    """How much one user may keep; None: unlimited."""
-
-    max_voices: int | None = 1000
-    max_bytes: int | None = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +73,7 @@ class VoiceToSpeak:
     model_fingerprint: str | None
 
 
-def add_voice(
-    conn: Connection, user_id: int, new: NewVoice, *, caps: VoiceCaps | None = None
-) -> int:
+def add_voice(conn: Connection, user_id: int, new: NewVoice, *, caps: Caps = UNLIMITED) -> int:
     """Add a voice and book what it cost. NotFound for somebody else's consent.
 
     LimitReached if the user would have more voices or bytes than allowed.
@@ -90,16 +81,15 @@ def add_voice(
     name = checked_name(new.name)
     if new.consent_id is not None:
         get_consent(conn, user_id, new.consent_id)
-    # One at a time for each user, so that two at once can't both be the last one allowed.
-    one = select(users.c.user_id).where(users.c.user_id == user_id)
-    conn.execute(one.with_for_update(key_share=True))
+    take_turn(conn, user_id)
     values = {
         field.name: getattr(new, field.name) for field in fields(NewVoice) if field.name != "key_id"
     }
     values |= {"user_id": user_id, "name": name, "name_key": name_key(name)}
     added = insert(voices).values(values).returning(voices.c.voice_id)
     voice_id = int(conn.execute(added).scalar_one())
-    _check_caps(conn, user_id, caps or VoiceCaps())
+    num_voices, num_bytes = kept_voices(conn, user_id)
+    check_caps(caps, what="voices", number=num_voices, num_bytes=num_bytes)
     counters = {"voices_created": 1, "tokens_voices": new.tokens}
     add_usage(conn, user_id, key_id=new.key_id, counters=counters)
     return voice_id
@@ -195,21 +185,6 @@ def kept_voices(conn: Connection, user_id: int) -> tuple[int, int]:
     )
     num_voices, num_bytes = conn.execute(query).one()
     return int(num_voices), int(num_bytes)
-
-
-def _check_caps(conn: Connection, user_id: int, caps: VoiceCaps) -> None:
-    num_voices, num_bytes = kept_voices(conn, user_id)
-    if caps.max_voices is not None and num_voices > caps.max_voices:
-        raise LimitReached(
-            f"You have {caps.max_voices} voices, as many as are allowed; delete one first",
-            code="insufficient_quota",
-        )
-    if caps.max_bytes is not None and num_bytes > caps.max_bytes:
-        raise LimitReached(
-            f"Your voices would take {num_bytes} bytes and {caps.max_bytes} are allowed;"
-            " delete one first",
-            code="insufficient_quota",
-        )
 
 
 def _living(user_id: int) -> tuple[ColumnElement[bool], ...]:

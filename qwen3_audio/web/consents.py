@@ -7,6 +7,7 @@ from starlette.datastructures import UploadFile
 
 from qwen3_audio.audio.decode import decode_audio
 from qwen3_audio.errors import TooLarge
+from qwen3_audio.store.caps import Caps
 from qwen3_audio.store.consents import (
     Consent,
     NewConsent,
@@ -23,7 +24,7 @@ from qwen3_audio.web.auth import CallerNow, UserId
 from qwen3_audio.web.docs import ERRORS
 from qwen3_audio.web.forms import Fields, bad_value, missing
 from qwen3_audio.web.routers import OpenAIRouter
-from qwen3_audio.web.state import get_service, get_store
+from qwen3_audio.web.state import get_service, get_settings, get_store
 from qwen3_audio.web.voices import open_fields
 
 MAX_RECORDING_BYTES = 10 * 1024**2
@@ -53,11 +54,14 @@ async def make(request: Request, caller: CallerNow) -> dict[str, Any]:
             raise bad_value("recording", "a file that is not empty")
         await get_service(request).on_decoder(lambda: _check_sound(data))
 
+    settings = get_settings(request)
+    caps = Caps(settings.max_consents, settings.max_consent_mb * 1024**2)
+
     def keep() -> Consent:
         with store.blobs.staged(store.db, data) as (staged,), store.db.write() as conn:
             store.blobs.keep(conn, caller.user_id, [staged])
             new = NewConsent(name, language, staged.sha256, recording.content_type)
-            return add_consent(conn, caller.user_id, new)
+            return add_consent(conn, caller.user_id, new, caps=caps)
 
     return _shown(await get_service(request).books.run(keep))
 

@@ -20,6 +20,7 @@ from qwen3_audio.store.files import NO_ROOM, NO_ROOM_LEFT
 MAX_INLINE_BYTES = 65_536  # larger JSON is parsed on a worker thread
 MAX_TEXT_PART_BYTES = 64 * 1024 * 1024  # base64 of the longest reference fits
 _TRAILING_COMMA = re.compile(rb'("(?:[^"\\]|\\.)*+")|,(?=\s*[}\]])()', re.DOTALL)
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 MAX_NAMES, MAX_NAME_CHARS = 5, 40  # of unknown fields in a header
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 
@@ -78,10 +79,10 @@ class Fields:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise bad_value(name, "a number")
+        if isinstance(value, str) and not _NUMBER.fullmatch(value):
+            raise bad_value(name, "a number")  # Python itself would take 1_000
         try:
             return float(value)
-        except ValueError:
-            raise bad_value(name, "a number") from None
         except OverflowError:
             return math.inf
 

@@ -59,7 +59,15 @@ TTS: dict[str, Any] = {
     "openapi_extra": _body(
         "application/json",
         ["text", "voice_id"],
-        {"text": {"type": "string", "description": "The text to speak."}, **_VOICE_FIELDS},
+        {
+            "text": {"type": "string", "description": "The text to speak."},
+            **_VOICE_FIELDS,
+            "stream": {
+                "type": "boolean",
+                "default": False,
+                "description": "Send it as it is made.",
+            },
+        },
     ),
     "responses": _sound("The sound.", *(row.content_type for row in FORMATS.values())),
 }

@@ -133,7 +133,7 @@ async def _clone(service: SpeechService, store: Store, caller: Caller, fields: F
     consent_id = None
     consent = fields.text("consent")
     if consent:
-        consent_id = parse_tagged_id(consent, "cons", what="consent")
+        consent_id = _consent_number(consent)
         await service.books.run(lambda: _check_consent(store, caller.user_id, consent_id))
     form = CloneForm(
         name=_required(fields, "name", "call the voice something"),
@@ -158,6 +158,14 @@ async def _design(
         description_param="prompt",
     )
     return await design_voice(service, store, caller, form)
+
+
+def _consent_number(text: str) -> int:
+    """In an address, what is no number is not there; in a body it does not fit."""
+    try:
+        return parse_tagged_id(text, "cons", what="consent")
+    except NotFound:
+        raise bad_value("consent", "the id of a consent, such as cons_7") from None
 
 
 def _check_consent(store: Store, user_id: int, consent_id: int) -> None:

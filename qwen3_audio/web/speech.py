@@ -1,6 +1,5 @@
 """POST /v1/audio/speech: text in; a file, a stream of bytes or a stream of events out."""
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator
@@ -12,6 +11,7 @@ from fastapi import Request, Response
 
 from qwen3_audio.audio.encode import MAX_SPEED, MIN_SPEED, Encoder
 from qwen3_audio.audio.formats import FORMATS, AudioFormat, get_codec_rate_hz
+from qwen3_audio.encoding import encode_sound
 from qwen3_audio.entries import speech_entry
 from qwen3_audio.errors import SpeechError
 from qwen3_audio.orders import SpeechForm, SpeechOrder
@@ -140,7 +140,7 @@ async def answer_speech(
     sound = service.speak(order, is_buffered=delivery.mode == "whole", entry=entry)
     if delivery.mode == "whole":
         return await _whole_response(sound, delivery, headers)
-    pieces = _encode(await anext(sound), sound, delivery)
+    pieces = await _encode(sound, delivery)
     is_bytes = delivery.mode == "bytes"
     return LiveResponse(
         _only_bytes(pieces) if is_bytes else _events(pieces),
@@ -161,7 +161,7 @@ async def _whole_response(
     sound: AsyncGenerator[Pcm | Spoken], delivery: Delivery, headers: dict[str, str]
 ) -> Response:
     data = bytearray()
-    async with aclosing(_encode(await anext(sound), sound, delivery)) as pieces:
+    async with aclosing(await _encode(sound, delivery)) as pieces:
         async for piece in pieces:
             if isinstance(piece, Spoken):
                 headers |= {"X-Seed": str(piece.seed), "X-Finish-Reason": piece.reason.value}
@@ -171,24 +171,11 @@ async def _whole_response(
 
 
 async def _encode(
-    first: Pcm | Spoken, sound: AsyncGenerator[Pcm | Spoken], delivery: Delivery
+    sound: AsyncGenerator[Pcm | Spoken], delivery: Delivery
 ) -> AsyncGenerator[bytes | Spoken]:
-    """The bytes of one continuous stream, then the Spoken that ended it."""
-    item = first
-    async with aclosing(sound):
-        with await asyncio.to_thread(delivery.build_encoder) as encoder:
-            while not isinstance(item, Spoken):
-                if delivery.is_cheap:
-                    data = encoder.write(item)
-                else:
-                    data = await asyncio.to_thread(encoder.write, item)
-                if data:
-                    yield data
-                item = await anext(sound)
-            data = await asyncio.to_thread(encoder.finish)
-            if data:
-                yield data
-    yield item
+    """Awaits the first sound, so that an error before it is raised here."""
+    first = await anext(sound)
+    return encode_sound(first, sound, delivery.build_encoder, is_cheap=delivery.is_cheap)
 
 
 async def _only_bytes(pieces: AsyncGenerator[bytes | Spoken]) -> AsyncGenerator[bytes]:

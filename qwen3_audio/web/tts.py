@@ -4,13 +4,15 @@ import asyncio
 import io
 import json
 import zipfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
 from qwen3_audio.audio.formats import FORMATS, AudioFormat
 from qwen3_audio.batch_synthesis import BatchItem, SpokenBatch, speak_batch
+from qwen3_audio.errors import BadRequest
 from qwen3_audio.store.columns import HIGHEST_ID
 from qwen3_audio.store.generations import (
     Generation,
@@ -20,11 +22,11 @@ from qwen3_audio.store.generations import (
     list_generations,
 )
 from qwen3_audio.stored_voices import StoredVoices
-from qwen3_audio.synthesis import VoiceForm, speak_text
+from qwen3_audio.synthesis import StartedText, VoiceForm, speak_text, stream_text
 from qwen3_audio.web import library_schemas
 from qwen3_audio.web.addresses import path_id, read_page
 from qwen3_audio.web.auth import PayingCaller, UserId
-from qwen3_audio.web.connection import while_connected
+from qwen3_audio.web.connection import LiveResponse, while_connected
 from qwen3_audio.web.docs import ERRORS
 from qwen3_audio.web.forms import Fields, bad_value, missing
 from qwen3_audio.web.kept_sounds import sound_response
@@ -35,17 +37,25 @@ router = APIRouter(tags=["speech"], responses=ERRORS)
 
 PAGE = 100
 PACKED = zipfile.ZIP_DEFLATED
+R = TypeVar("R", bound=Response)
 
 
 @router.post("/tts", **library_schemas.TTS)
 async def speak(request: Request, caller: PayingCaller) -> Response:
-    """Speak one text with a stored voice; answers when the work is done."""
+    """Speak one text with a stored voice; answers when the work is done, or begins to.
+
+    The latter with `stream`.
+    """
     voices = get_voices(request)
     async with open_fields(request) as fields:
         text = fields.text("text")
         if text is None:
             raise missing("text", "send the text to speak")
         form = read_voice_form(fields)
+        is_streamed = fields.flag("stream")
+    if is_streamed:
+        pieces = stream_text(get_service(request), voices, caller, text, form)
+        return await while_connected(request, begin_stream(pieces, form))
     work = speak_text(get_service(request), voices, caller, text, form)
     spoken = await while_connected(request, work)
     headers = {
@@ -55,12 +65,33 @@ async def speak(request: Request, caller: PayingCaller) -> Response:
         "X-Seed": str(spoken.seed),
         "X-Finish-Reason": spoken.finish_reason,
     }
-    return file_response(
-        spoken.data,
-        media_type=form.format.content_type,
-        filename=f"tts.{form.format.extension}",
-        headers=headers,
+    response = Response(spoken.data, media_type=form.format.content_type)
+    return as_file(response, f"tts.{form.format.extension}", headers)
+
+
+async def begin_stream(
+    pieces: AsyncGenerator[StartedText | bytes], form: VoiceForm
+) -> LiveResponse:
+    """Errors up to the first sound are raised; the rest is made while it is sent."""
+    started = await anext(pieces)
+    assert isinstance(started, StartedText)
+    response = LiveResponse(
+        _only_bytes(pieces), close=pieces.aclose, media_type=form.format.content_type, headers={}
     )
+    headers = {
+        "X-Generation-Id": str(started.generation_id),
+        "X-Tokens-Used": str(started.tokens),
+        "X-Latency-Ms": str(started.latency_ms),
+        "X-Seed": str(started.seed),
+    }
+    return as_file(response, f"tts.{form.format.extension}", headers)
+
+
+async def _only_bytes(pieces: AsyncGenerator[StartedText | bytes]) -> AsyncGenerator[bytes]:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if isinstance(piece, bytes):
+                yield piece
 
 
 @router.post("/batchtts", **library_schemas.BATCH)
@@ -68,6 +99,12 @@ async def speak_many(request: Request, caller: PayingCaller) -> Response:
     """Speak several texts at once; a ZIP with a sound for each and a manifest."""
     voices = get_voices(request)
     async with open_fields(request) as fields:
+        if fields.flag("stream"):
+            raise BadRequest(
+                "stream is not for batches: their answer is a ZIP of whole files; use /tts.",
+                param="stream",
+                code="unsupported_operation",
+            )
         texts = read_texts(fields)
         form = read_voice_form(fields)
     work = speak_batch(get_service(request), voices, caller, texts, form)
@@ -81,7 +118,7 @@ async def speak_many(request: Request, caller: PayingCaller) -> Response:
         "X-Seed": str(batch.items[0].seed),
     }
     data = await asyncio.to_thread(pack, batch, form)
-    return file_response(data, media_type="application/zip", filename="batch.zip", headers=headers)
+    return as_file(Response(data, media_type="application/zip"), "batch.zip", headers)
 
 
 @router.get("/getstored/{generation_id}", **library_schemas.STORED)
@@ -237,12 +274,10 @@ class AsSpelt(bytes):
         return self
 
 
-def file_response(
-    data: bytes, *, media_type: str, filename: str, headers: Mapping[str, str]
-) -> Response:
-    """A whole file, with the documents' headers spelt as they spell them."""
-    disposition = {"Content-Disposition": f'attachment; filename="{filename}"'}
-    response = Response(data, media_type=media_type, headers={**disposition, **headers})
+def as_file(response: R, filename: str, headers: Mapping[str, str]) -> R:
+    """The answer as a download, with the documents' headers spelt as they spell them."""
+    response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
+    response.headers.update(headers)
     response.raw_headers = [
         (AsSpelt(name.title()) if name.lower().startswith(b"x-") else name, value)
         for name, value in response.raw_headers

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 
 from qwen3_audio.errors import BadRequest
+from qwen3_audio.store.caps import Caps
 from qwen3_audio.store.shared_voice_names import (
     delete_shared_name,
     list_shared_names,
@@ -17,7 +18,7 @@ from qwen3_audio.web.auth import UserId, require_admin
 from qwen3_audio.web.docs import ERRORS
 from qwen3_audio.web.forms import missing
 from qwen3_audio.web.routers import OpenAIRouter
-from qwen3_audio.web.state import get_service, get_store
+from qwen3_audio.web.state import get_service, get_settings, get_store
 from qwen3_audio.web.voices import open_fields
 
 router = OpenAIRouter(tags=["voices"], responses=ERRORS)
@@ -38,10 +39,11 @@ async def put_name(request: Request, name: str, user_id: UserId) -> dict[str, An
     """From now on the name means this voice or speaker, on every route that takes a name."""
     store = get_store(request)
     voice_id, speaker = await _read_target(request)
+    caps = Caps(get_settings(request).max_voice_names)
 
     def change() -> list[VoiceName]:
         with store.db.write() as conn:
-            set_name(conn, user_id, name, voice_id=voice_id, speaker=speaker)
+            set_name(conn, user_id, name, voice_id=voice_id, speaker=speaker, caps=caps)
             return list_names(conn, user_id)
 
     return _shown(await get_service(request).books.run(change))

@@ -31,6 +31,7 @@ from qwen3_audio.store.invites import (
 from qwen3_audio.store.key_uses import KeyUses
 from qwen3_audio.store.keys import (
     LAST_USED_EVERY,
+    MAX_KEYS,
     add_key,
     authenticate,
     find_caller,
@@ -62,6 +63,29 @@ ODD_NAMES = [
     "Robert'); DROP TABLE users;--",
 ]
 NUMBERS_OF_NOBODY = [0, -1, 10**6, 2**63 - 1, 2**63, 10**30, -(10**30)]
+
+
+def test_a_user_has_as_many_keys_as_allowed_even_in_a_race(store: Store, alice: int) -> None:
+    with store.db.write() as conn:
+        keys = [add_key(conn, alice, secret=SECRET) for _ in range(MAX_KEYS - 2)]
+        codes = [add_invite(conn, alice, secret=SECRET).invite_code for _ in range(4)]
+
+    def add() -> None:
+        with store.db.write() as conn:
+            add_key(conn, alice, secret=SECRET)
+
+    def exchange(code: str) -> None:
+        with store.db.write() as conn:
+            exchange_invite(conn, code, secret=SECRET)
+
+    exchanges = [lambda code=code: exchange(code) for code in codes]
+    results = at_once([*[add] * 4, *exchanges])
+    assert [type(result) for result in results] == [BadRequest] * 6
+    assert {getattr(result, "code", None) for result in results} == {"too_many_keys"}
+    assert count(store, api_keys) == MAX_KEYS
+    with store.db.write() as conn:
+        revoke_key(conn, alice, keys[0].key_id)
+        add_key(conn, alice, secret=SECRET)
 
 
 def test_odd_names_come_back_as_they_were(store: Store) -> None:

@@ -1,14 +1,17 @@
 """What names stand for, and who consented: Alice owns, Bob must see nothing."""
 
+from functools import partial
 from itertools import product
 
 import pytest
-from store_rows import count, make_consent, make_voice
+from store_rows import at_once, count, kept_files, make_consent, make_voice
 
-from qwen3_audio.errors import BadRequest, NotFound
+from qwen3_audio.errors import BadRequest, LimitReached, NotFound
+from qwen3_audio.store.caps import Caps
 from qwen3_audio.store.consents import (
     delete_consent,
     get_consent,
+    kept_consents,
     list_consents,
     rename_consent,
 )
@@ -97,6 +100,53 @@ def test_a_consent_is_kept_with_its_recording(store: Store, alice: int) -> None:
         assert list_consents(conn, alice).items == (renamed,)
     assert store.blobs.read(made.recording_sha256) == b"I agree"
     assert (renamed.name, renamed.language) == ("Ada agrees", "en-GB")
+
+
+def test_a_user_has_as_many_consents_as_allowed_even_in_a_race(
+    store: Store, alice: int, bob: int
+) -> None:
+    caps = Caps(max_number=3)
+    make_consent(store, bob)
+    results = at_once(
+        # Of different sounds: equal ones would wait for each other anyway.
+        [
+            lambda sound=bytes([n]): make_consent(store, alice, sound=sound, caps=caps)
+            for n in range(8)
+        ]
+    )
+    assert sum(isinstance(result, LimitReached) for result in results) == 5
+    assert (count(store, consents), len(kept_files(store))) == (4, 4)
+    with store.db.read() as conn:
+        assert kept_consents(conn, alice) == (3, 3)
+
+
+def test_a_user_s_consents_keep_as_many_bytes_as_allowed(
+    store: Store, alice: int, bob: int
+) -> None:
+    caps = Caps(max_bytes=100)
+    make_consent(store, bob, sound=b"x" * 1000)
+    make_consent(store, alice, sound=b"x" * 80, caps=caps)
+    with pytest.raises(LimitReached, match="consents would take 101 bytes and 100 are allowed"):
+        make_consent(store, alice, sound=b"z" * 21, caps=caps)
+    make_consent(store, alice, sound=b"z" * 20, caps=caps)
+
+
+def test_a_user_has_as_many_names_as_allowed_even_in_a_race(
+    store: Store, alice: int, bob: int
+) -> None:
+    def name(number: int, user_id: int = alice, caps: Caps = Caps(3)) -> None:  # noqa: B008
+        with store.db.write() as conn:
+            set_name(conn, user_id, f"name {number}", speaker="ryan", caps=caps)
+
+    name(0, bob)
+    results = at_once([partial(name, number) for number in range(8)])
+    assert sum(isinstance(result, LimitReached) for result in results) == 5
+    with store.db.read() as conn:
+        mine = [row.name for row in list_names(conn, alice)]
+    assert len(mine) == 3
+    name(int(mine[0][-1]), caps=Caps(1))  # a new meaning is no new name
+    with pytest.raises(LimitReached, match="3 voice names, as many as are allowed"):
+        name(9)
 
 
 def test_bob_can_do_nothing_with_alice_s_consent(store: Store, alice: int, bob: int) -> None:

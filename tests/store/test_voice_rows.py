@@ -8,6 +8,7 @@ from store_places import explain
 from store_rows import at_once, count, kept_files, make_voice
 
 from qwen3_audio.errors import BadRequest, LimitReached, NotFound
+from qwen3_audio.store.caps import Caps
 from qwen3_audio.store.opening import Store
 from qwen3_audio.store.tables import blobs, voices
 from qwen3_audio.store.usage import total_usage
@@ -15,7 +16,6 @@ from qwen3_audio.store.voice_names import (
     set_name,
 )
 from qwen3_audio.store.voices import (
-    VoiceCaps,
     add_uses,
     delete_voice,
     find_voice_by_name,
@@ -201,7 +201,7 @@ def test_uses_are_added_up_and_none_is_lost(store: Store, alice: int) -> None:
 
 
 def test_a_user_has_as_many_voices_as_allowed_even_in_a_race(store: Store, alice: int) -> None:
-    caps = VoiceCaps(max_voices=3)
+    caps = Caps(max_number=3)
     make_voice(store, alice, caps=caps)
     # Of different sounds: equal ones would wait for each other anyway.
     results = at_once(
@@ -217,7 +217,7 @@ def test_a_user_has_as_many_voices_as_allowed_even_in_a_race(store: Store, alice
 
 
 def test_a_user_keeps_as_many_bytes_as_allowed(store: Store, alice: int, bob: int) -> None:
-    caps = VoiceCaps(max_bytes=100)
+    caps = Caps(max_bytes=100)
     make_voice(store, bob, sound=b"x" * 1000)
     make_voice(store, alice, sound=b"x" * 60, prompt=b"y" * 10, caps=caps)
     with pytest.raises(LimitReached, match="100 are allowed"):

@@ -14,11 +14,10 @@ from store_rows import at_once
 from test_bad_requests import refusal
 from test_voices import clone, make_voice
 
-from qwen3_audio.accounts import MAX_KEYS
 from qwen3_audio.audio.encode import encode_whole
 from qwen3_audio.audio.wav import wav_bytes
 from qwen3_audio.store.invites import add_invite
-from qwen3_audio.store.keys import add_key
+from qwen3_audio.store.keys import MAX_KEYS, add_key
 from qwen3_audio.store.opening import Store
 from qwen3_audio.store.tables import metadata
 from qwen3_audio.types import SPEECH_RATE_HZ
@@ -204,6 +203,27 @@ def test_a_user_has_as_many_keys_as_allowed(
     assert keyed_client.delete(f"/keys/{keys[1].key_id}", headers=headers).is_success
     assert keyed_client.post("/keys", headers=headers).is_success
     assert keyed_client.post("/keys", headers=headers).status_code == 400
+
+
+@ON_SQLITE
+def test_consents_and_names_have_caps_by_settings(store: Store, make_client: Any) -> None:
+    client = make_client(store=store, max_consents=1, max_voice_names=1)
+    before = new_consent(client, "one")
+    assert before.is_success
+    names = "/v1/audio/voice_names"
+    assert client.put(f"{names}/one", json={"voice": "ryan"}).is_success
+    again = client.put(f"{names}/two", json={"voice": "ryan"})
+    for reply in (new_consent(client, "two"), again):
+        assert refusal(reply, 429)["code"] == "insufficient_quota"
+        assert (reply.headers["x-should-retry"], "Retry-After" in reply.headers) == ("false", False)
+    small = make_client(store=store, max_consent_mb=1)
+    data = make_tone(20, 24_000)
+    files = {"recording": ("a.wav", data + bytes(1024**2 - len(data)))}
+    fields = {"name": "large", "language": "en"}
+    reply = small.post("/v1/audio/voice_consents", data=fields, files=files)
+    assert "1048576 are allowed" in refusal(reply, 429)["message"]
+    assert client.delete(f"/v1/audio/voice_consents/{before.json()['id']}").is_success
+    assert new_consent(client, "two").is_success
 
 
 # Twice at once

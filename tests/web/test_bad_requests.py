@@ -54,9 +54,9 @@ def test_input_must_be_there(client: TestClient) -> None:
     ("name", "values"),
     [
         ("speed", [0.24, 4.01, -1, 0, "abc", "nan", [1], True]),
-        ("temperature", [-0.1, 2.1, "hot", "inf", 10**400]),
+        ("temperature", [-0.1, 2.1, "hot", "inf", "1_0", "\u0661", 10**400]),
         ("top_p", [-0.1, 1.1, "x"]),
-        ("top_k", [-1, 1.5, "x", 2**31]),
+        ("top_k", [-1, 1.5, "x", "1_000", "0x10", "\uff11", 2**31]),
         ("seed", [-1, 2**63, 1.5, "x", 10**50, "9" * 40]),
         ("max_new_tokens", [0, -1, 2.5, "many"]),
         ("sample_rate", [0, 7999, 48_001, 12_345, "x"]),

@@ -13,7 +13,7 @@ import requests
 from fake_server import ADMIN_TOKEN, LiveServer, as_user, make_tone, stats_of, wait_for
 from fastapi.testclient import TestClient
 from sqlalchemy import Table, select
-from store_rows import count
+from store_rows import count, make_voice
 
 from qwen3_audio import accounts
 from qwen3_audio.errors import Overloaded
@@ -28,6 +28,7 @@ from qwen3_audio.types import ModelKind
 
 HELLO = {"input": " Hello big world ", "response_format": "wav"}
 LONG = "word " * 400
+DEFAULTS = {"input": LONG, "response_format": "pcm"}
 NUM_USERS = 32
 MakeKey = Callable[[int], str]
 
@@ -122,11 +123,17 @@ def test_what_was_refused_is_not_in_the_books(store_client: TestClient, store: S
 
 def open_speech(server: LiveServer, headers: dict[str, str] | None = None, **fields: Any) -> Any:
     """A request of which nothing has been read yet."""
-    body = json.dumps({"input": LONG, "response_format": "pcm", **fields}).encode()
+    return open_request(server, "/v1/audio/speech", headers, **DEFAULTS | fields)
+
+
+def open_request(
+    server: LiveServer, path: str, headers: dict[str, str] | None = None, **fields: Any
+) -> Any:
+    body = json.dumps(fields).encode()
     lines = [f"{name}: {value}" for name, value in (headers or {}).items()]
     head = "\r\n".join(
         [
-            "POST /v1/audio/speech HTTP/1.1",
+            f"POST {path} HTTP/1.1",
             "Host: localhost",
             f"Content-Length: {len(body)}",
             *lines,
@@ -180,11 +187,16 @@ def test_500_disconnects_at_any_moment_end_each_once(store: Store, slow: LiveSer
     slow.backend.delay_s = 0.0005
     heard: list[Ended] = []
     slow.service.listeners.append(heard.append)
+    text = "word " * 20
+    stream = {"text": text, "voice_id": make_voice(store, 1, sound=make_tone(1.0)), "stream": True}
 
-    def visit(num_bytes: int) -> bool:
+    def visit(number: int, num_bytes: int) -> bool:
         """Read so much, then leave; True: the whole answer was seen."""
         seen = b""
-        with open_speech(slow, input="word " * 20) as connection:
+        is_own = number % 2 == 0  # every other one a stream of /tts, with a row from its beginning
+        with (
+            open_request(slow, "/tts", **stream) if is_own else open_speech(slow, input=text)
+        ) as connection:
             while len(seen) < num_bytes and (data := connection.recv(8192)):
                 seen += data
                 if seen.endswith(b"\r\n0\r\n\r\n"):
@@ -193,7 +205,7 @@ def test_500_disconnects_at_any_moment_end_each_once(store: Store, slow: LiveSer
 
     limits = [chance.choice((1, 300, 20_000, 60_000, 10**9)) for _ in range(500)]
     with ThreadPoolExecutor(32) as clients:
-        num_whole = sum(clients.map(visit, limits))
+        num_whole = sum(clients.map(visit, range(len(limits)), limits))
     slow.stop()
     ended = outcomes(store)
     assert ended.total() == len(heard) == 500
@@ -309,13 +321,20 @@ def test_what_could_not_be_booked_has_failed(
     assert used(store)["tokens_used_total"] == 0
 
 
-def test_what_cannot_be_booked_at_all_is_in_the_log(
-    store_client: TestClient, broken: Callable[[int], None], caplog: pytest.LogCaptureFixture
+def test_what_cannot_be_booked_at_all_is_in_the_log_and_booked_with_the_next_row(
+    store_client: TestClient,
+    store: Store,
+    broken: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    broken(2)
-    assert store_client.post("/v1/audio/speech", json=HELLO).status_code == 503
-    assert "Could not be booked" in caplog.text
+    for _ in range(2):
+        broken(2)
+        assert store_client.post("/v1/audio/speech", json=HELLO).status_code == 503
+        wait_for(lambda: "Could not be booked" in caplog.text)
+        caplog.clear()
+    assert count(store, generations) == 0
     assert store_client.post("/v1/audio/speech", json=HELLO).status_code == 200
+    wait_for(lambda: outcomes(store) == {"done": 1, "failed": 2})
 
 
 def test_ready_asks_the_database(store_client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,8 +257,13 @@ def test_consents_are_kept_listed_renamed_and_deleted(client_of: TestClient) -> 
 
 
 def test_a_consent_that_is_not_there_is_not_found(client_of: TestClient) -> None:
-    for consent in ("cons_77", "cons_x", "yes"):
-        assert make(client_of, consent=consent).status_code == 404
+    for consent, status in (
+        ("cons_77", 404),
+        ("cons_x", 400),
+        ("yes", 400),
+        ("cons_" + "9" * 30, 400),
+    ):
+        assert make(client_of, consent=consent).status_code == status
         assert client_of.get(f"/v1/audio/voice_consents/{consent}").status_code == 404
     assert client_of.get("/voices").json() == []
 
