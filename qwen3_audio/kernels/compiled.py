@@ -83,6 +83,7 @@ class Cache(Structure):
         ("pages", c_void_p),
         ("pages_stride", c_int64),
         ("lengths", c_void_p),
+        ("is_prompt", c_int32),
     )
 
 

@@ -15,7 +15,7 @@ from qwen3_audio.kernels.products import TYPES, Int8Linear, KernelLinear, Kernel
 from qwen3_audio.models.linear import Linear
 from qwen3_audio.models.qwen3 import Stack
 
-# Of a prompt: 30 s of sound and some context. It bounds the memory that each thread keeps.
+# Of prompts in one step: 30 s of sound and some context. Bounds the memory that each thread keeps.
 MAX_PROMPT_ROWS = 512
 
 
@@ -25,9 +25,9 @@ class CacheView:
 
     k: Tensor  # [pages, layers, K, positions of a page, E]
     v: Tensor
-    pages: Tensor  # int64 [R, N]: those of each row's sequence; [1, N] for a prompt
+    pages: Tensor  # int64 [R, N]: those of each row's sequence
     lengths: Tensor  # int32 [R]: positions that a row sees, its own the last
-    is_prompt: bool = False  # all rows are of one sequence, each sees those before it
+    is_prompt: bool = False  # of whole prompts, one behind the other
 
     def as_struct(self) -> compiled.Cache:
         return compiled.Cache(
@@ -38,8 +38,9 @@ class CacheView:
             self.k.shape[3],
             TYPES[self.k.dtype],
             self.pages.data_ptr(),
-            0 if self.is_prompt else self.pages.stride(0),
+            self.pages.stride(0),
             self.lengths.data_ptr(),
+            self.is_prompt,
         )
 
 

@@ -61,8 +61,9 @@ typedef struct {
     int64_t page_stride, layer_stride; /* elements */
     int32_t page_positions, type; /* FLOAT32 or BFLOAT16 */
     const int64_t *pages;        /* [R, ...]: the pages of each row's sequence, in order */
-    int64_t pages_stride;        /* 0: all rows are of one sequence */
+    int64_t pages_stride;
     const int32_t *lengths;      /* [R] how many positions a row sees; the last one is its own */
+    int32_t is_prompt;           /* rows that follow each other are mostly of one sequence */
 } Cache;
 
 static int smaller(int a, int b) { return a < b ? a : b; }
@@ -176,6 +177,7 @@ typedef struct {
     uint8_t *bytes;     /* INT8: [R, in] */
     float *scale;       /* INT8: [R] */
     int32_t num_rows, in, type;
+    int32_t from, to;   /* the columns that are multiplied now */
 } Rows;
 
 /* Whether the processor multiplies such rows itself; without it other libraries are faster. */
@@ -207,6 +209,8 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
     rows->num_rows = num_rows;
     rows->in = in;
     rows->type = type;
+    rows->from = 0;
+    rows->to = in;
     for (int r = 0; r < num_rows; r++) {
         const float *row = x + (size_t)r * in;
         if (type == BFLOAT16) {
@@ -232,10 +236,10 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
 #define DEFINE_BF16(NR, NC)                                                                        \
     static inline void bf16_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,       \
                                         float out[NR][NC]) {                                       \
-        int half = m->in / 2, i = 0;                                                               \
+        int half = m->in / 2, i = x->from / 2, end = x->to / 2;                                    \
         const uint16_t *w = (const uint16_t *)m->data + (size_t)column * m->in;                    \
         Floats sum[NR][NC] = {0};                                                                  \
-        for (; i + LANES <= half; i += LANES) {                                                    \
+        for (; i + LANES <= end; i += LANES) {                                                     \
             Floats even[NC], odd[NC];                                                              \
             for (int c = 0; c < NC; c++) {                                                         \
                 __builtin_prefetch(w + (size_t)(c + AHEAD) * m->in + 2 * i);                       \
@@ -257,7 +261,7 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
                 const float *at = x->split + (size_t)(row + r) * m->in;                            \
                 const uint16_t *wc = w + (size_t)c * m->in;                                        \
                 float tail = add_up(sum[r][c]);                                                    \
-                for (int j = i; j < half; j++)                                                     \
+                for (int j = i; j < end; j++)                                                      \
                     tail += widen(wc[2 * j]) * at[j] + widen(wc[2 * j + 1]) * at[half + j];        \
                 out[r][c] = tail;                                                                  \
             }                                                                                      \
@@ -313,10 +317,10 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
 #define DEFINE_FLOAT(NR, NC)                                                                       \
     static inline void float_##NR##x##NC(const Matrix *m, int column, const Rows *x, int row,      \
                                          float out[NR][NC]) {                                      \
-        int i = 0;                                                                                 \
+        int i = x->from;                                                                           \
         const float *w = (const float *)m->data + (size_t)column * m->in;                          \
         Floats sum[NR][NC] = {0};                                                                  \
-        for (; i + LANES <= m->in; i += LANES)                                                     \
+        for (; i + LANES <= x->to; i += LANES)                                                     \
             for (int c = 0; c < NC; c++) {                                                         \
                 __builtin_prefetch(w + (size_t)(c + AHEAD) * m->in + i);                           \
                 Floats wide = *(const Floats *)(w + (size_t)c * m->in + i);                        \
@@ -326,7 +330,7 @@ static void prepare(Rows *rows, const float *x, int num_rows, int in, int type) 
         for (int r = 0; r < NR; r++)                                                               \
             for (int c = 0; c < NC; c++) {                                                         \
                 out[r][c] = add_up(sum[r][c]);                                                     \
-                for (int j = i; j < m->in; j++)                                                    \
+                for (int j = i; j < x->to; j++)                                                    \
                     out[r][c] += w[(size_t)c * m->in + j] *                                        \
                                  x->rows[(size_t)(row + r) * m->in + j];                           \
             }                                                                                      \
@@ -342,6 +346,12 @@ DEFINE_SMALL(DEFINE_INT8)
 /* Sixteen sums under names of their own: GCC keeps names in registers, arrays it copies to and fro. */
 #define EACH_IN_ROW(DO, r) DO(r, 0) DO(r, 1) DO(r, 2) DO(r, 3)
 #define EACH(DO) EACH_IN_ROW(DO, 0) EACH_IN_ROW(DO, 1) EACH_IN_ROW(DO, 2) EACH_IN_ROW(DO, 3)
+/* In a register: GCC would load it again for each sum. */
+#if defined(__AVX512F__)
+#define KEEP(x) __asm__("" : "+v"(x));
+#else
+#define KEEP(x)
+#endif
 #define FLOATS_ZERO(r, c) Floats s##r##c = {0};
 #define ROW_SUM(r) *(Four *)out[r] = add_up_4(s##r##0, s##r##1, s##r##2, s##r##3);
 
@@ -352,11 +362,11 @@ static inline void ask_ahead(const void *w, size_t row_bytes, size_t at) {
 }
 
 static void bf16_4x4(const Matrix *m, int column, const Rows *x, int row, float out[4][4]) {
-    size_t in = (size_t)m->in, half = in / 2, i = 0;
+    size_t in = (size_t)m->in, half = in / 2, i = (size_t)x->from / 2, end = (size_t)x->to / 2;
     const uint16_t *w = (const uint16_t *)m->data + (size_t)column * in;
     const float *split = x->split + (size_t)row * in;
     EACH(FLOATS_ZERO)
-    for (; i + LANES <= half; i += LANES) {
+    for (; i + LANES <= end; i += LANES) {
         if (row == 0) ask_ahead(w, 2 * in, 4 * i);
 #define WIDEN(c)                                                                                   \
     Words pairs##c = *(const Words *)(w + c * in + 2 * i);                                         \
@@ -366,13 +376,14 @@ static void bf16_4x4(const Matrix *m, int column, const Rows *x, int row, float 
     {                                                                                              \
         Floats x_even = *(const Floats *)(split + r * in + i);                                     \
         Floats x_odd = *(const Floats *)(split + r * in + half + i);                               \
+        KEEP(x_even) KEEP(x_odd)                                                                   \
         EACH_IN_ROW(ADD_BF16, r)                                                                   \
     }
         WIDEN(0) WIDEN(1) WIDEN(2) WIDEN(3)
         ADD_BF16_ROW(0) ADD_BF16_ROW(1) ADD_BF16_ROW(2) ADD_BF16_ROW(3)
     }
     ROW_SUM(0) ROW_SUM(1) ROW_SUM(2) ROW_SUM(3)
-    for (; i < half; i++)
+    for (; i < end; i++)
         for (int r = 0; r < 4; r++)
             for (int c = 0; c < 4; c++)
                 out[r][c] += widen(w[c * in + 2 * i]) * split[r * in + i] +
@@ -446,7 +457,7 @@ DEFINE_INT8(4, 4)
         const uint16_t *w = (const uint16_t *)m->data + (size_t)column * in;                       \
         const uint16_t *halves = x->halves + (size_t)row * in;                                     \
         Floats sum[NR][NC] = {0};                                                                  \
-        for (size_t i = 0; i < in; i += 32) {                                                      \
+        for (size_t i = x->from; i < (size_t)x->to; i += 32) {                                     \
             __m512bh wide[NC];                                                                     \
             for (int c = 0; c < NC; c++) {                                                         \
                 if (row == 0) __builtin_prefetch(w + (size_t)(c + AHEAD) * in + i);                \
@@ -467,7 +478,7 @@ static void rounded_4x4(const Matrix *m, int column, const Rows *x, int row, flo
     const uint16_t *w = (const uint16_t *)m->data + (size_t)column * in;
     const uint16_t *halves = x->halves + (size_t)row * in;
     EACH(FLOATS_ZERO)
-    for (size_t i = 0; i < in; i += 32) {
+    for (size_t i = (size_t)x->from; i < (size_t)x->to; i += 32) {
         if (row == 0) ask_ahead(w, 2 * in, 2 * i);
 #define LOAD_HALVES(c) __m512bh w##c = (__m512bh)_mm512_loadu_si512(w + c * in + i);
 #define ADD_HALVES(r, c) __asm__("vdpbf16ps %2, %1, %0" : "+v"(s##r##c) : "v"(some), "v"(w##c));
@@ -490,7 +501,8 @@ static void rounded_4x4(const Matrix *m, int column, const Rows *x, int row, flo
             for (int r = 0; r < NR; r++) {                                                         \
                 const uint16_t *halves = x->halves + (size_t)(row + r) * m->in;                    \
                 out[r][c] = 0;                                                                     \
-                for (int i = 0; i < m->in; i++) out[r][c] += widen(halves[i]) * widen(w[i]);       \
+                for (int i = x->from; i < x->to; i++)                                              \
+                    out[r][c] += widen(halves[i]) * widen(w[i]);                                   \
             }                                                                                      \
         }                                                                                          \
     }
@@ -521,21 +533,21 @@ ALWAYS_INLINE void put(float *to, const float *values, const float *bias, int co
         else float_##NR##x##NC(m, c, x, r, block);                                                 \
         for (int i = 0; i < NR; i++)                                                               \
             put(y + (size_t)(r + i) * y_stride + c - first_column, block[i],                       \
-                m->bias ? m->bias + c : NULL, NC, adds);                                           \
+                m->bias && x->from == 0 ? m->bias + c : NULL, NC, adds);                           \
         r += NR;                                                                                   \
     } while (0)
 
-enum { FIRST_CACHE = 24 << 10 }; /* bytes: about half of it */
+enum { FIRST_CACHE = 24 << 10, AT_A_TIME = 1024 }; /* bytes: about half of it; columns */
 
 /* So many rows stay in the first cache while columns of weights pass by. */
 static int rows_at_once(const Rows *x) {
     int bytes = x->type == INT8 ? 1 : x->type == ROUNDED ? 2 : 4;
-    return larger(FIRST_CACHE / (bytes * x->in) / 4 * 4, 4);
+    return larger(FIRST_CACHE / (bytes * (x->to - x->from)) / 4 * 4, 4);
 }
 
-/* Columns [begin, end) for all rows; y's column 0 is first_column of the matrix. */
-static void multiply(const Matrix *m, const Rows *x, int begin, int end, float *y, int y_stride,
-                     int first_column, int adds) {
+/* Outputs [begin, end) for all rows, from some of the columns. */
+static void multiply_some(const Matrix *m, const Rows *x, int begin, int end, float *y,
+                          int y_stride, int first_column, int adds) {
     int has_few_rows = x->num_rows < 4, block = has_few_rows ? 8 : 4, at_once = rows_at_once(x);
     for (int from = 0; from < x->num_rows; from += at_once) {
         int to = smaller(from + at_once, x->num_rows), c = begin;
@@ -552,6 +564,22 @@ static void multiply(const Matrix *m, const Rows *x, int begin, int end, float *
             while (r < to) DISPATCH(1, 1);
         }
     }
+}
+
+/* Outputs [begin, end) for all rows; y's column 0 is first_column of the matrix. Long rows are
+ * multiplied AT_A_TIME columns after the other, alone as in a batch, so that the bits are equal. */
+static void multiply(const Matrix *m, const Rows *x, int begin, int end, float *y, int y_stride,
+                     int first_column, int adds) {
+    int step = x->type == INT8 ? m->in : AT_A_TIME; /* int8 rows are short, and added up exactly */
+    int width = x->num_rows < 4 ? 8 : end - begin;  /* few rows: weights pass by but once */
+    for (int c = begin; c < end; c += width)
+        for (int from = 0; from < m->in; from += step) {
+            Rows some = *x;
+            some.from = from;
+            some.to = smaller(from + step, m->in);
+            multiply_some(m, &some, c, smaller(c + width, end), y, y_stride, first_column,
+                          adds || from > 0);
+        }
 }
 
 /* ---- threads ---------------------------------------------------------------------------------- */
@@ -775,8 +803,15 @@ typedef struct {
     int num_rows;
 } Step;
 
-/* All rows are of one sequence, each sees those before it. */
-static int is_prompt(const Step *step) { return step->cache->pages_stride == 0; }
+static int is_prompt(const Step *step) { return step->cache->is_prompt; }
+
+/* Whether the next row is the next position of the same sequence. */
+static int goes_on(const Step *step, int row) {
+    const Cache *cache = step->cache;
+    const int64_t *pages = cache->pages + (int64_t)row * cache->pages_stride;
+    return row + 1 < step->num_rows && pages[0] == pages[cache->pages_stride] &&
+           cache->lengths[row + 1] == cache->lengths[row] + 1;
+}
 
 static void rotate(float *x, const float *cos, const float *sin, int size) {
     int half = size / 2;
@@ -931,7 +966,7 @@ static void attend_rows(const Step *step, int layer, int group, const float *q, 
     const Cache *cache = step->cache;
     int size = s->head_dim, per_group = s->heads / s->kv_heads, together = 1;
     for (int r = 0; r < step->num_rows; r += together) {
-        int is_pair = is_prompt(step) && r + 1 < step->num_rows && per_group % 2 == 0;
+        int is_pair = is_prompt(step) && per_group % 2 == 0 && goes_on(step, r);
         together = is_pair ? 2 : 1;
         int longest = cache->lengths[r + together - 1];
         Queries of = {.row = r, .longest = longest, .scores = scores};

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from qwen3_audio.engine.kv_cache import DecodeAttention, KvPool
+from qwen3_audio.engine.paged_decoder import PagedDecoder
+from qwen3_audio.engine.sequence import Sequence
 from qwen3_audio.kernels.compiled import NoKernels
 from qwen3_audio.kernels.cpu_stack import CacheView, CpuStack
 from qwen3_audio.kernels.products import KernelLinear, Kernels
@@ -82,6 +84,13 @@ def exact_stack_of(dtype: torch.dtype) -> Stack:
     """The same numbers in float32 everywhere."""
     weights = {name: tensor.float() for name, tensor in random_weights(dtype).items()}
     return Stack(CONFIG, weights, "", torch.float32)
+
+
+class _Seq(Sequence):
+    """A sequence that only has its slot."""
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
 
 
 def pool_of(dtype: torch.dtype, config: StackConfig = CONFIG) -> KvPool:
@@ -159,8 +168,8 @@ def check_a_prompt(kernels: Kernels, dtype: torch.dtype) -> None:
     for pool in (whole, single):
         grow(pool, [0, 71])
     fast, positions = CpuStack(kernels, stack, [], 71), torch.arange(71)
-    lengths = (positions + 1).int()
-    view = CacheView(whole.k, whole.v, whole.page_of[1, None], lengths, is_prompt=True)
+    pages, lengths = whole.page_of[1].expand(71, -1), (positions + 1).int()
+    view = CacheView(whole.k, whole.v, pages, lengths, is_prompt=True)
     hidden, _ = fast.step(rows[:, 0].clone(), stack.rope(positions), view)
     for position in positions:
         view = view_of(single, torch.tensor([1]), position[None])
@@ -173,6 +182,27 @@ def check_a_prompt(kernels: Kernels, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_whole_prompt_equals_its_rows_one_by_one(kernels: Kernels, dtype: torch.dtype) -> None:
     check_a_prompt(kernels, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_prompt_has_the_same_bits_alone_and_behind_another(
+    kernels: Kernels, dtype: torch.dtype
+) -> None:
+    lengths = [7, 40, 1, 13]
+    stack = Stack(EVEN, random_weights(dtype, EVEN), "", torch.float32)
+    generator = torch.Generator().manual_seed(5)
+    prompts = [torch.randn(length, EVEN.hidden_size, generator=generator) for length in lengths]
+    seqs = [_Seq(slot) for slot in range(len(lengths))]
+
+    def prefill(num_rows: int) -> Tensor:
+        pool = pool_of(torch.bfloat16, EVEN)
+        fast = CpuStack(kernels, stack, [], num_rows)
+        fast.max_prompt_rows = num_rows
+        return PagedDecoder(stack, pool, len(lengths), fast).prefill(seqs, prompts)
+
+    together, one_by_one = prefill(100), prefill(40)
+    assert torch.equal(together, one_by_one)
+    assert len({row.sum().item() for row in together}) == len(lengths)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 5, 16, 17])
