@@ -15,6 +15,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("stack.c")
+HEADERS = sorted(SOURCE.parent.glob("*.h"))
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-Wno-psabi")
 TARGETS = (("-march=native",), ())  # compilers that know no such processor make plain code
 LIBRARIES = ("-lpthread", "-lm")
@@ -26,7 +27,7 @@ class NoKernels(Exception):
 
 
 class Matrix(Structure):
-    """Mirrors `Matrix` of stack.c."""
+    """Mirrors `Matrix` of rows.h."""
 
     _fields_ = (
         ("data", c_void_p),
@@ -40,7 +41,7 @@ class Matrix(Structure):
 
 
 class Layer(Structure):
-    """Mirrors `Layer` of stack.c."""
+    """Mirrors `Layer` of attention.h."""
 
     _fields_ = (
         ("qkv", Matrix),
@@ -55,7 +56,7 @@ class Layer(Structure):
 
 
 class Stack(Structure):
-    """Mirrors `Stack` of stack.c."""
+    """Mirrors `Stack` of attention.h."""
 
     _fields_ = (
         ("num_layers", c_int32),
@@ -71,7 +72,7 @@ class Stack(Structure):
 
 
 class Cache(Structure):
-    """Mirrors `Cache` of stack.c."""
+    """Mirrors `Cache` of attention.h."""
 
     _fields_ = (
         ("k", c_void_p),
@@ -125,7 +126,8 @@ def _fingerprint() -> str:
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     flags = " ".join((*FLAGS, *(flag for target in TARGETS for flag in target)))
-    parts = (SOURCE.read_text(), flags, platform.machine(), features)
+    sources = (path.read_text() for path in (SOURCE, *HEADERS))
+    parts = (*sources, flags, platform.machine(), features)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
