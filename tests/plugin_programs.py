@@ -4,6 +4,7 @@
 there without anyone noticing.
 """
 
+import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -22,6 +23,10 @@ def has_node() -> bool:
     return bool(shutil.which("node") and shutil.which("npm"))
 
 
+def has_espeak() -> bool:
+    return ctypes.util.find_library("espeak-ng") is not None
+
+
 def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("cc", "gcc", "clang"))
 
@@ -30,6 +35,7 @@ PROGRAMS: dict[str, tuple[Callable[[], bool], str]] = {
     "postgres": (has_postgres, "the PostgreSQL server"),
     "node": (has_node, "node and npm"),
     "clients": (has_node, "node and npm"),
+    "espeak": (has_espeak, "espeak-ng"),
     "curl": (lambda: shutil.which("curl") is not None, "curl"),
     "file": (lambda: shutil.which("file") is not None, "file"),
     "unzip": (lambda: shutil.which("unzip") is not None, "unzip"),
@@ -40,7 +46,7 @@ PROGRAMS: dict[str, tuple[Callable[[], bool], str]] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in ("compiler", "curl", "file", "numba", "unzip", "uv"):
+    for marker in ("compiler", "curl", "espeak", "file", "numba", "unzip", "uv"):
         config.addinivalue_line("markers", f"{marker}: runs the program {marker}")
 
 

@@ -83,6 +83,13 @@ static int64_t place_of(const Cache *cache, int layer, int kv_head, int row, int
            ((int64_t)kv_head * held + position % held) * size;
 }
 
+/* Ask for what the page behind this one holds in the same place: LANES numbers after LANES. */
+ALWAYS_INLINE void ask_for(const void *of, int type, int64_t at, int count) {
+    int bytes = type == BFLOAT16 ? 2 : 4;
+    const char *first = (const char *)of + at * bytes;
+    for (int i = 0; i < count * bytes; i += 64) __builtin_prefetch(first + i);
+}
+
 enum { BLOCK = 4, MOST_QUERIES = 4, AT_ONCE = 4 }; /* positions, queries, vectors of a value */
 
 /* Queries that see the same keys: the heads of a group, of one row or of two that follow. */
@@ -128,12 +135,17 @@ ALWAYS_INLINE void mix_block(const Queries *of, const Cache *cache, int type, in
     for (int start = 0; start < of->longest; start += held) {
         int64_t at = place_of(cache, layer, kv_head, of->row, start, size) + first;
         int end = smaller(held, of->longest - start);
-        for (int p = 0; p < end; p++, at += size)
+        int64_t next = start + held < of->longest
+                           ? place_of(cache, layer, kv_head, of->row, start + held, size) + first
+                           : at;
+        for (int p = 0; p < end; p++, at += size) {
+            ask_for(cache->v, type, next + p * size, width * LANES);
             for (int t = 0; t < width; t++) {
                 Floats value = some_of(cache->v, type, at + t * LANES);
                 for (int n = 0; n < num_queries; n++)
                     sums[n][t] += of->scores[n * of->stride + start + p] * value;
             }
+        }
     }
     for (int n = 0; n < num_queries; n++)
         for (int t = 0; t < width; t++) *(Floats *)(of->out[n] + first + t * LANES) = sums[n][t];
@@ -159,8 +171,13 @@ ALWAYS_INLINE void attend_as(const Stack *s, const Cache *cache, int layer, int 
     for (int start = 0; start < of->longest; start += held) {
         int64_t at = place_of(cache, layer, kv_head, of->row, start, size);
         int end = smaller(held, of->longest - start), p = 0;
-        for (; p + BLOCK <= end; p += BLOCK)
+        int64_t next = start + held < of->longest
+                           ? place_of(cache, layer, kv_head, of->row, start + held, size)
+                           : at;
+        for (; p + BLOCK <= end; p += BLOCK) {
+            ask_for(cache->k, type, next + p * size, BLOCK * size);
             score_block(of, cache->k, type, at + p * size, size, start + p, num_queries, BLOCK);
+        }
         for (; p < end; p++)
             score_block(of, cache->k, type, at + p * size, size, start + p, num_queries, 1);
     }

@@ -1,0 +1,1 @@
+"""How the pocket models are made: data, training, evaluation. The product never imports this."""
