@@ -56,8 +56,16 @@ class Int8Weights(Mapping[str, Tensor]):
         try:
             save_file(self._made, temporary, metadata={MADE_FOR: self._path.stem})
             temporary.replace(self._path)
+            self._remove_earlier()
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _remove_earlier(self) -> None:
+        """Those of other weights under the same name: each takes as much as half a checkpoint."""
+        name = self._path.stem.rpartition("-")[0]
+        for path in self._path.parent.glob("*.safetensors"):
+            if path != self._path and path.stem.rpartition("-")[0] == name:
+                path.unlink(missing_ok=True)  # who has mapped it keeps it
 
     def __getitem__(self, name: str) -> Tensor:
         return self._weights[name]

@@ -120,6 +120,19 @@ def test_a_cache_file_of_another_checkpoint_is_made_again(
     assert Int8Weights(weights, kernels, path).is_cached
 
 
+def test_a_new_cache_file_replaces_those_of_earlier_weights(
+    kernels: Kernels, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    earlier, new, others = (
+        tmp_path / f"{name}.safetensors" for name in ("model-1", "model-2", "other-model-1")
+    )
+    for path in (earlier, others, new):
+        source = Int8Weights(weights, kernels, path)
+        load_linear(source, NAMES)
+        source.write()
+    assert sorted(tmp_path.iterdir()) == sorted([new, others])
+
+
 def test_small_layers_stay_exact(kernels: Kernels, tmp_path: Path) -> None:
     weights = {"talker.text_projection.linear_fc1.weight": draw(8, 8)}
     source = Int8Weights(weights, kernels, tmp_path / "none")
