@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import signal
+import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import ExitStack, closing
 from typing import Any
@@ -16,6 +18,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("qwen3_audio")
+
+BROKEN_S = 2  # for answers that are on their way and whoever asks /health
 
 
 class LateApp:
@@ -46,9 +50,16 @@ def build() -> App:
         store = until_served.enter_context(closing(open_server_store(settings)))
         backend = load_backend(checkpoints, settings)
         until_served.pop_all()
+    # Whoever runs this starts another process: uvicorn does, and every supervisor.
+    backend.when_broken(lambda trouble: threading.Timer(BROKEN_S, end_process).start())
     what = ", ".join(f"{c.kind} from {c.folder}" for c in checkpoints)
     log.info("Ready: %s on %s", what, backend.where)
     return build_app(backend, settings, store=store)
+
+
+def end_process() -> None:
+    """As if somebody had asked for it: what can still be answered is."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 app = LateApp(build)

@@ -96,6 +96,9 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint; may be given once for each kind",
     )
     parser.add_argument("--device", help="cpu, cuda:0, ... (QWEN_TTS_DEVICE)")
+    parser.add_argument(
+        "--require-gpu", action="store_true", help="never fall back to the CPU (REQUIRE_GPU)"
+    )
     parser.add_argument("--dtype", help="bfloat16, float16, float32, int8 (QWEN_TTS_DTYPE)")
     parser.add_argument(
         "--demo", action="store_true", help="use tiny checkpoints made on this machine"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qwen3_audio.checkpoints import Checkpoint
 from qwen3_audio.errors import StartError
@@ -113,28 +113,56 @@ def _examine_device(settings: Settings, found: Sequence[Checkpoint]) -> Iterator
         yield Finding(Level.PROBLEM, f"torch: can't be imported: {error}")
         return
     yield Finding(Level.OK, f"torch: {torch.__version__}")
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = settings.qwen_tts_device or ("cuda:0" if num_gpus else "cpu")
-    if device == "cpu":
+    from qwen3_audio.engine.gpu import find_gpu_trouble
+
+    device, level = settings.qwen_tts_device, Level.NOTE
+    trouble = None if device == "cpu" else find_gpu_trouble(torch.device(device or "cuda:0"))
+    if device == "cpu" or (device is None and trouble is not None):
         yield Finding(Level.OK, f"device: cpu, {settings.qwen_tts_dtype}")
-        if not num_gpus and settings.qwen_tts_device is None:
-            yield Finding(Level.NOTE, f"device: no GPU is seen; {_gpu_hint()}")
-        yield from _examine_cpu(settings, found)
-        return
-    index = int(device.removeprefix("cuda:"))
-    if index >= num_gpus:
+        if settings.require_gpu:
+            level = Level.PROBLEM
+            yield Finding(level, f"device: REQUIRE_GPU is set; {trouble or 'QWEN_TTS_DEVICE=cpu'}")
+        if trouble is not None:
+            yield Finding(level, f"device: no GPU is used: {trouble}; {_gpu_hint()}")
+        if level is Level.NOTE:
+            yield from _examine_cpu(settings, found)
+    elif trouble is not None:
         yield Finding(
             Level.PROBLEM,
-            f"device: QWEN_TTS_DEVICE={device}, and torch sees {num_gpus} GPUs; {_gpu_hint()},"
+            f"device: QWEN_TTS_DEVICE={device}, and {trouble}; {_gpu_hint()},"
             " or set QWEN_TTS_DEVICE=cpu",
         )
+    else:
+        yield from _examine_gpu(torch, settings, found)
+
+
+def _examine_gpu(torch: Any, settings: Settings, found: Sequence[Checkpoint]) -> Iterator[Finding]:
+    """Says what a start would say, also of memory that is too little."""
+    from qwen3_audio.engine.device import Device
+    from qwen3_audio.engine.memory import estimate_streams, plan_gpu
+
+    try:
+        device = Device.choose(settings)
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device.device)
+        yield Finding(
+            Level.OK,
+            f"device: {device.device}, {torch.cuda.get_device_name(device.device)},"
+            f" {settings.qwen_tts_dtype},"
+            f" {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB free",
+        )
+        if device.missing:
+            yield Finding(Level.NOTE, f"products: {device.explain_missing(False)}")
+        else:
+            yield Finding(Level.OK, f"products: {device.products}")
+        plan = plan_gpu(found, device)
+        plan.check()
+    except StartError as error:
+        is_last = settings.require_gpu or settings.qwen_tts_device is not None
+        yield Finding(Level.PROBLEM if is_last else Level.NOTE, f"device: {error}")
         return
-    free_bytes, total_bytes = torch.cuda.mem_get_info(index)
-    yield Finding(
-        Level.OK,
-        f"device: {device}, {torch.cuda.get_device_name(index)}, {settings.qwen_tts_dtype},"
-        f" {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB free",
-    )
+    for one in found:
+        num_streams = estimate_streams(one, plan, device, settings)
+        yield Finding(Level.OK, f"memory: {num_streams} requests of {one.kind} fit at once")
 
 
 def _examine_cpu(settings: Settings, found: Sequence[Checkpoint]) -> Iterator[Finding]:

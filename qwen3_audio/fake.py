@@ -68,6 +68,9 @@ class FakeBackend:
     def stats(self) -> list[RunnerStats]:
         return [line.stats() for line in self._lines.values()]
 
+    def trouble(self) -> str | None:
+        return None
+
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm | SpeechEnd]:
         self.last_request = request
         words = request.text.split()

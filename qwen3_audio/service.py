@@ -80,6 +80,8 @@ class SpeechService:
     def unready_reasons(self) -> list[str]:
         """Why no request can be served now; empty when one can."""
         reasons = ["the server is shutting down"] if self.is_closing else []
+        trouble = self.backend.trouble()
+        reasons += [trouble] if trouble is not None else []
         return reasons if self.backend.models() else [*reasons, "no model is loaded"]
 
     # Speech

@@ -127,7 +127,9 @@ class Settings:
     database_url: str | None = _setting(None, _database, secret=True)  # None: in data_dir
 
     qwen_tts_device: str | None = _setting(None, _device)  # None: cuda:0 if there is one, else cpu
+    require_gpu: bool = _setting(False, _flag)
     qwen_tts_dtype: str = _setting("bfloat16", _one_of(*DTYPES))
+    qwen_cuda_graphs: bool = _setting(True, _flag)
     qwen_tts_attn: str = _setting("flash_attention_2", _one_of(*ATTENTIONS), keeps_empty=True)
 
     omp_num_threads: int | None = _setting(None, _threads)  # None: by affinity and cgroup

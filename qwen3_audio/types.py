@@ -53,6 +53,7 @@ class ModelInfo:
     takes_instructions: bool = False
     max_prompt_tokens: int = 0
     fingerprint: str = ""  # Base: of what turns a reference into a voice prompt
+    max_streams: int = 0  # requests of usual length at once; 0: nobody has counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,10 @@ class Backend(Protocol):
         ...
 
     def stats(self) -> list[RunnerStats]: ...
+
+    def trouble(self) -> str | None:
+        """Why nothing can be computed any more until a new start; None while all is well."""
+        ...
 
     def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm | SpeechEnd]:
         """Sound at SPEECH_RATE_HZ as it is made, then exactly one SpeechEnd."""

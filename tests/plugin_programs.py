@@ -41,12 +41,13 @@ PROGRAMS: dict[str, tuple[Callable[[], bool], str]] = {
     "unzip": (lambda: shutil.which("unzip") is not None, "unzip"),
     "compiler": (has_compiler, "a C compiler"),
     "numba": (lambda: importlib.util.find_spec("numba") is not None, "the package numba"),
+    "triton": (lambda: importlib.util.find_spec("triton") is not None, "the package triton"),
     "uv": (lambda: shutil.which("uv") is not None, "uv"),
 }
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in ("compiler", "curl", "espeak", "file", "numba", "unzip", "uv"):
+    for marker in ("compiler", "curl", "espeak", "file", "numba", "triton", "unzip", "uv"):
         config.addinivalue_line("markers", f"{marker}: runs the program {marker}")
 
 

@@ -10,7 +10,7 @@ from test_house import MAY_IMPORT
 
 from qwen3_audio.audio.formats import FORMATS
 from qwen3_audio.cli import COMMANDS
-from qwen3_audio.engine import asr_prompt, guards, listening, loading
+from qwen3_audio.engine import asr_prompt, guards, listening, loading, memory
 from qwen3_audio.fake import FakeBackend
 from qwen3_audio.languages import OPENAI_VOICES, SPEAKERS
 from qwen3_audio.sentences import MAX_PART_CHARS, MAX_WHOLE_CHARS
@@ -35,7 +35,8 @@ def test_every_setting_has_a_heading_with_its_default() -> None:
     }
     assert set(documented) == set(VARIABLES)
     for row in fields(Settings):
-        value = "unset" if row.default is None else f"`{row.default}`".replace("True", "true")
+        spelt = str(row.default).lower() if isinstance(row.default, bool) else row.default
+        value = "unset" if row.default is None else f"`{spelt}`"
         assert documented[row.name.upper()] == value, row.name
 
 
@@ -152,8 +153,9 @@ def test_the_numbers_of_the_guards_are_those_of_the_code() -> None:
         f"under \u2212{-asr_prompt.NO_SPEECH_DBFS:g} dBFS",
         f"over {MAX_WHOLE_CHARS} characters becomes parts of at most {MAX_PART_CHARS}",
         f"{loading.MAX_PREFILL_TOKENS:,} rows",
-        f"{loading.SLOTS['cpu']} slots a model on a CPU, {loading.SLOTS['cuda']} on a GPU",
-        f"{loading.TYPICAL_POSITIONS:,} positions a slot",
+        f"{memory.SLOTS['cpu']} slots a model on a CPU, {memory.SLOTS['cuda']} on a GPU",
+        f"{memory.LISTENING_SLOTS['cuda']} for recognition",
+        f"{memory.TYPICAL_POSITIONS:,} positions a slot",
     ):
         assert words in text
     assert guards.SILENCE_LEVEL == 10 ** (-60 / 20)

@@ -14,6 +14,7 @@ from kernel_caches import cache_with_numba_alone, home_with_kernels
 from qwen3_audio import doctor
 from qwen3_audio.cli import build_parser, run
 from qwen3_audio.doctor import Finding, Level, examine
+from qwen3_audio.engine import gpu
 from qwen3_audio.machine import allowed_cores, available_memory_bytes
 from qwen3_audio.settings import VARIABLES, Settings
 
@@ -112,13 +113,29 @@ def test_a_named_gpu_that_is_absent_is_a_problem(no_gpu: None) -> None:
     assert "QWEN_TTS_DEVICE=cpu" in found[-1]
 
 
-def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, tiny_asr: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10e9, 24e9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    monkeypatch.setattr(gpu, "probe_gpu", lambda device: None)
     texts = [finding.text for finding in examine(Settings(), [], is_demo=True)]
     assert "device: cuda:0, Some GPU, bfloat16, 10.0 of 24.0 GB free" in texts
+    assert "products: Triton kernels" in texts
+    models = [str(tiny_asr / "tiny-asr")]
+    found = [finding.text for finding in examine(Settings(), models, is_demo=False)]
+    assert "memory: 128 requests of asr fit at once" in found
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10_000_000, 24e9))
+    findings = examine(Settings(), models, is_demo=False)
+    (short,) = [one for one in findings if "The GPU has 0.01 GB free" in one.text]
+    assert short.level is Level.NOTE
+    (text,) = problems(Settings(require_gpu=True), *models)
+    assert "The GPU has 0.01 GB free" in text
+
+
+def test_a_required_gpu_that_is_absent_is_a_problem(no_gpu: None, tiny_asr: Path) -> None:
+    found = problems(Settings(require_gpu=True), str(tiny_asr / "tiny-asr"))
+    assert found[0].startswith("device: REQUIRE_GPU is set; torch sees 0 GPUs")
 
 
 @pytest.mark.parametrize("name", ["torch", "av"])

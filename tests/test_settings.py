@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen3_audio.cli import build_parser
+from qwen3_audio.commands.arguments import read_settings
 from qwen3_audio.errors import StartError
 from qwen3_audio.settings import VARIABLES, Settings
 
@@ -195,3 +197,11 @@ def test_any_value_is_read_or_refused_in_a_sentence(env: dict[str, str]) -> None
         Settings.from_env(env)
     except StartError as error:
         assert "\n" not in str(error)
+
+
+def test_a_gpu_is_required_by_variable_or_option() -> None:
+    assert not Settings.from_env({}).require_gpu
+    assert Settings.from_env({"REQUIRE_GPU": "1"}).require_gpu
+    arguments = build_parser().parse_args(["serve", "--fake", "--require-gpu"])
+    assert read_settings(arguments).require_gpu
+    assert not read_settings(build_parser().parse_args(["serve", "--fake"])).require_gpu

@@ -18,6 +18,8 @@ OPTIONS = {
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """The environment with the command line's options over it."""
     given = {variable: getattr(arguments, name, None) for name, variable in OPTIONS.items()}
+    if getattr(arguments, "require_gpu", False):
+        given["REQUIRE_GPU"] = "true"
     return Settings.from_env(options={name: text for name, text in given.items() if text})
 
 

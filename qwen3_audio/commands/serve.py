@@ -6,8 +6,10 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("qwen3_audio")
 
 SHUTDOWN_S = 8  # Docker kills after ten
+BROKEN_S = 2  # for answers that are on their way and whoever asks /health
 
 
 class PathOnly(logging.Filter):
@@ -77,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         backend = load_backend(checkpoints, settings)
         what = ", ".join(f"{c.kind} from {c.folder}" for c in checkpoints)
         note = f" ({NOTICE})" if arguments.demo else ""
-        return _serve(backend, settings, port, store, f"{what}{note} on {backend.where}")
+        what = f"{what}{note} on {backend.where}"
+        return _serve(backend, settings, port, store, what, backend.when_broken)
 
 
 def open_port(host: str, port: int) -> socket.socket:
@@ -122,19 +126,38 @@ def _serve_fake(settings: Settings) -> int:
 
 
 def _serve(
-    backend: Backend, settings: Settings, port: socket.socket, store: "Store", what: str
+    backend: Backend,
+    settings: Settings,
+    port: socket.socket,
+    store: "Store",
+    what: str,
+    when_broken: Callable[[Callable[[str], None]], None] = lambda tell: None,
 ) -> int:
     address = _address(settings.host, port.getsockname()[1])
     _warn_if_public(settings, address)
     app = build_app(backend, settings, store=store)
     server = _build_server(app, f"Serving {what} at {address}")
+    when_broken(partial(_end_soon, server))
     try:
         server.run(sockets=[port])
     except KeyboardInterrupt:  # uvicorn raises the signal again after a graceful end
         return 0
     except OSError as error:
         raise StartError(_port_trouble(settings.host, port.getsockname()[1], error)) from None
+    trouble = backend.trouble()
+    if trouble is not None:
+        log.critical("Ended, to be started again: %s", trouble)
+        return 1
     return 0
+
+
+def _end_soon(server: "uvicorn.Server", trouble: str) -> None:
+    """After a moment in which /health says why, so that a supervisor starts another process."""
+
+    def end() -> None:
+        server.should_exit = True
+
+    threading.Timer(BROKEN_S, end).start()
 
 
 def _build_server(app: "FastAPI", greeting: str) -> "uvicorn.Server":
@@ -164,6 +187,7 @@ def _serve_processes(checkpoints: Sequence[Checkpoint], settings: Settings) -> i
             **folders,
             "QWEN_TTS_DEVICE": settings.qwen_tts_device,
             "QWEN_TTS_DTYPE": settings.qwen_tts_dtype,
+            "REQUIRE_GPU": "1" if settings.require_gpu else "0",
         }
     )
     uvicorn.run(

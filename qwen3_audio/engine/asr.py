@@ -63,6 +63,7 @@ class AsrSequence(Sequence):
     max_tokens: int
     settings: tuple[float, int, float]
     token_ids: list[int] = field(default_factory=list)
+    num_launched: int = 0  # tokens asked of a device whose results come late
     sum_logprob: float = 0.0
     repetition: RepetitionStop = field(default_factory=RepetitionStop)
     heard: str | None = None  # the language that the consumer knows of
@@ -72,8 +73,8 @@ class AsrSequence(Sequence):
         self.stream = TextStream(self.language)
 
 
-class AsrRunner(Runner):
-    """Runs one ASR checkpoint. Everything here happens on the engine's thread."""
+class ListeningRunner(Runner):
+    """What every runner of an ASR checkpoint does on the host: tokens into text, and its end."""
 
     kind = ModelKind.ASR
 
@@ -87,62 +88,22 @@ class AsrRunner(Runner):
         eos_ids: tuple[int, ...],
         decoder: PagedDecoder,
         scheduler: Scheduler[AsrSequence],
-        choose: Choose = choose,
-        log_sum: LogSum | None = None,
     ) -> None:
-        self.choose, self.log_sum = choose, log_sum or log_sum_on(None)
         self.encoder, self.embedding, self.head = encoder, embedding, head
         self.tokenizer, self.eos_ids = tokenizer, frozenset(eos_ids)
         self.decoder, self.scheduler = decoder, scheduler
 
-    @torch.inference_mode()
-    def step(self) -> list[Ending]:
-        plan = self.scheduler.plan()
-        seqs, hidden = plan.decode + plan.prefill, []
-        if plan.decode:
-            last = torch.tensor([seq.token_ids[-1] for seq in plan.decode])
-            rows = self._embed(last.to(self.decoder.device))
-            slots = self.decoder.index(plan.decode)
-            hidden.append(self.decoder.advance(plan.decode, slots, rows))
-        if plan.prefill:
-            hidden.append(self.decoder.prefill(plan.prefill, self._prompts(plan.prefill)))
-        return self._take_tokens(seqs, torch.cat(hidden)) if seqs else []
-
     def release(self, seq: AsrSequence) -> None:
         self.decoder.release(seq)
-
-    def _prompts(self, seqs: list[AsrSequence]) -> list[Tensor]:
-        """Prompt rows [T, D] with the sound in place of its padding."""
-        device = self.decoder.device
-        mels = [log_mel_16k(torch.tensor(seq.samples).to(device)) for seq in seqs]
-        prompts = []
-        for seq, sound in zip(seqs, self.encoder.encode(mels), strict=True):
-            prompt = build_prompt(
-                self.tokenizer, len(sound), context=seq.request.context, language=seq.language
-            )
-            rows = self._embed(torch.tensor(prompt.ids, device=device))
-            rows[prompt.audio_start : prompt.audio_start + len(sound)] = sound.to(rows.dtype)
-            prompts.append(rows)
-        return prompts
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.embedding[ids].to(self.decoder.stack.activations)
 
-    def _take_tokens(self, seqs: list[AsrSequence], hidden: Tensor) -> list[Ending]:
-        logits = self.head(hidden).float()
-        device = logits.device
-        steps = torch.tensor([len(seq.token_ids) for seq in seqs], device=device)
-        seeds = torch.tensor([seq.request.seed for seq in seqs], device=device)
-        settings = RowSettings.build([seq.settings for seq in seqs], logits.shape[1], device)
-        chosen = self.choose(logits, draw_keys(seeds, steps, 1)[:, 0], settings)
-        logprobs = logits.gather(1, chosen[:, None])[:, 0] - self.log_sum(logits)
-        endings = []
-        for seq, token, logprob in zip(seqs, chosen.tolist(), logprobs.tolist(), strict=True):
-            seq.sum_logprob += logprob
-            reason = self._take_token(seq, token)
-            if reason is not None:
-                endings.append(Ending(seq, reason, self._end_of(seq, reason)))
-        return endings
+    def _take(self, seq: AsrSequence, token: int, logprob: float) -> list[Ending]:
+        """The next token; its end, if this is it."""
+        seq.sum_logprob += logprob
+        reason = self._take_token(seq, token)
+        return [] if reason is None else [Ending(seq, reason, self._end_of(seq, reason))]
 
     def _take_token(self, seq: AsrSequence, token: int) -> EndReason | None:
         if token in self.eos_ids:
@@ -174,3 +135,71 @@ class AsrRunner(Runner):
             num_prompt_tokens=seq.num_prompt_tokens,
             reason=reason,
         )
+
+
+class AsrRunner(ListeningRunner):
+    """Runs one ASR checkpoint. Everything here happens on the engine's thread."""
+
+    def __init__(
+        self,
+        encoder: AudioEncoder,
+        embedding: Tensor,
+        head: Linear,
+        *,
+        tokenizer: TextTokenizer,
+        eos_ids: tuple[int, ...],
+        decoder: PagedDecoder,
+        scheduler: Scheduler[AsrSequence],
+        choose: Choose = choose,
+        log_sum: LogSum | None = None,
+    ) -> None:
+        self.choose, self.log_sum = choose, log_sum or log_sum_on(None)
+        super().__init__(
+            encoder,
+            embedding,
+            head,
+            tokenizer=tokenizer,
+            eos_ids=eos_ids,
+            decoder=decoder,
+            scheduler=scheduler,
+        )
+
+    @torch.inference_mode()
+    def step(self) -> list[Ending]:
+        plan = self.scheduler.plan()
+        seqs, hidden = plan.decode + plan.prefill, []
+        if plan.decode:
+            last = torch.tensor([seq.token_ids[-1] for seq in plan.decode])
+            rows = self._embed(last.to(self.decoder.device))
+            slots = self.decoder.index(plan.decode)
+            hidden.append(self.decoder.advance(plan.decode, slots, rows))
+        if plan.prefill:
+            hidden.append(self.decoder.prefill(plan.prefill, self._prompts(plan.prefill)))
+        return self._take_tokens(seqs, torch.cat(hidden)) if seqs else []
+
+    def _prompts(self, seqs: list[AsrSequence]) -> list[Tensor]:
+        """Prompt rows [T, D] with the sound in place of its padding."""
+        device = self.decoder.device
+        mels = [log_mel_16k(torch.tensor(seq.samples).to(device)) for seq in seqs]
+        prompts = []
+        for seq, sound in zip(seqs, self.encoder.encode(mels), strict=True):
+            prompt = build_prompt(
+                self.tokenizer, len(sound), context=seq.request.context, language=seq.language
+            )
+            rows = self._embed(torch.tensor(prompt.ids, device=device))
+            rows[prompt.audio_start : prompt.audio_start + len(sound)] = sound.to(rows.dtype)
+            prompts.append(rows)
+        return prompts
+
+    def _take_tokens(self, seqs: list[AsrSequence], hidden: Tensor) -> list[Ending]:
+        logits = self.head(hidden).float()
+        device = logits.device
+        steps = torch.tensor([len(seq.token_ids) for seq in seqs], device=device)
+        seeds = torch.tensor([seq.request.seed for seq in seqs], device=device)
+        settings = RowSettings.build([seq.settings for seq in seqs], logits.shape[1], device)
+        chosen = self.choose(logits, draw_keys(seeds, steps, 1)[:, 0], settings)
+        logprobs = logits.gather(1, chosen[:, None])[:, 0] - self.log_sum(logits)
+        endings: list[Ending] = []
+        for seq, token, logprob in zip(seqs, chosen.tolist(), logprobs.tolist(), strict=True):
+            endings += self._take(seq, token, logprob)
+        return endings

@@ -1,10 +1,14 @@
 """Where everything runs, in which precision, on how many threads, and what makes the products."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
+from qwen3_audio.engine.gpu import find_gpu_trouble, find_missing_kernels
+from qwen3_audio.engine.graphs import CudaLane, Lane
 from qwen3_audio.errors import StartError
 from qwen3_audio.kernels.compiled import NoKernels
 from qwen3_audio.kernels.numba_products import NoNumba, NumbaProducts
@@ -23,6 +27,8 @@ class Device:
     is_int8: bool = False  # decoder stacks and heads; all else is in `dtype`
     numba: NumbaProducts | None = None  # without kernels, for bfloat16 weights
     missing: tuple[str, ...] = ()  # why nothing faster is used, best first
+    without_gpu: str | None = None  # why a CPU was chosen by itself
+    lanes: Callable[[], Lane] | None = None  # makes queues for graphs; None: no step is captured
 
     @property
     def activations(self) -> torch.dtype:
@@ -38,6 +44,8 @@ class Device:
         """What makes the products of a step, for people."""
         if self.kernels is not None:
             return "compiled kernels"
+        if self.device.type == "cuda":
+            return "torch" if self.missing else "Triton kernels"
         return "torch" if self.numba is None else "numba"
 
     def __str__(self) -> str:
@@ -45,20 +53,37 @@ class Device:
 
     @classmethod
     def choose(cls, settings: Settings) -> "Device":
-        """Raises StartError if a named GPU is not there or can't do the precision."""
-        has_gpu = torch.cuda.is_available()
-        name = settings.qwen_tts_device or ("cuda:0" if has_gpu else "cpu")
-        device, dtype = torch.device(name), settings.qwen_tts_dtype
-        if device.type == "cpu":
-            return cls._choose_cpu(device, settings)
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise StartError(
-                f"QWEN_TTS_DEVICE is {name}, but torch sees {torch.cuda.device_count()} GPUs; "
-                "`qwen3-audio doctor` says why, QWEN_TTS_DEVICE=cpu runs without one"
-            )
-        if dtype == "int8":
+        """Raises StartError if a GPU that is named or required is not there or can't do it."""
+        name, is_required = settings.qwen_tts_device, settings.require_gpu
+        if name == "cpu":
+            if is_required:
+                raise StartError("REQUIRE_GPU is set, and QWEN_TTS_DEVICE is cpu: drop one of them")
+            return cls._choose_cpu(torch.device("cpu"), settings)
+        device = torch.device(name or "cuda:0")
+        trouble = find_gpu_trouble(device)
+        if trouble is None:
+            return cls._choose_gpu(device, settings)
+        if name is None and not is_required:
+            chosen = cls._choose_cpu(torch.device("cpu"), settings)
+            return replace(chosen, without_gpu=trouble)
+        said, way_out = f"QWEN_TTS_DEVICE is {name}", "QWEN_TTS_DEVICE=cpu runs without one"
+        if name is None:
+            said, way_out = "REQUIRE_GPU is set", "without REQUIRE_GPU it would run on the CPU"
+        raise StartError(f"{said}, but {trouble}; `qwen3-audio doctor` says why, {way_out}")
+
+    @classmethod
+    def _choose_gpu(cls, device: torch.device, settings: Settings) -> "Device":
+        if settings.qwen_tts_dtype == "int8":
             raise StartError("QWEN_TTS_DTYPE=int8 is for CPUs; on a GPU use bfloat16")
-        return cls(device, getattr(torch, dtype))
+        missing = find_missing_kernels()
+        if missing and settings.require_gpu:
+            raise StartError(
+                f"REQUIRE_GPU is set, but {missing}, so the GPU would be slow:"
+                " pip install triton, or drop REQUIRE_GPU"
+            )
+        dtype = getattr(torch, settings.qwen_tts_dtype)
+        lanes = partial(CudaLane, device) if settings.qwen_cuda_graphs else None
+        return cls(device, dtype, missing=(missing,) if missing else (), lanes=lanes)
 
     @classmethod
     def _choose_cpu(cls, device: torch.device, settings: Settings) -> "Device":
@@ -74,6 +99,8 @@ class Device:
 
     def explain_missing(self, wants_int8: bool) -> str:
         """Why it is slower here than it could be, and what an int8 becomes."""
+        if self.device.type == "cuda":
+            return f"No Triton kernels: {'; '.join(self.missing)}. torch does their work, slower"
         text = f"No compiled kernels: {'; '.join(self.missing)}. "
         if wants_int8:
             text += f"int8 needs them: weights stay in {self.precision}. "

@@ -2,6 +2,8 @@
 
 Commands come through one inbox, results leave through each sequence's `emit`. Every sequence ends
 exactly once: with its runner's last item, with an exception, or silently when it was cancelled.
+A step that fails ends the requests that were in it, and the engine goes on; if the device itself is
+gone, everybody's end is the same sentence, and whoever asked `when_broken` ends the process.
 """
 
 import asyncio
@@ -32,6 +34,19 @@ class Ending:
     item: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with the device, for people; final: nothing works in this process any more."""
+
+    sentence: str
+    is_final: bool = False
+
+
+Diagnose = Callable[[BaseException], Fault | None]
+FAILED = Fault("The engine failed on this request; the server goes on")
+SPOILED = Fault("The engine could not go on after an error; it has to start again", is_final=True)
+
+
 class Runner(Protocol):
     """The torch side of one checkpoint: turns waiting sequences into items, step by step."""
 
@@ -53,6 +68,10 @@ class Runner(Protocol):
         """Free what a sequence holds besides its slot; called once, only if it was running."""
         ...
 
+    def restart(self) -> None:
+        """Make anew what a failed step may have spoiled; nobody runs, others may be in line."""
+        return None
+
 
 @dataclass(slots=True)
 class _Lane:
@@ -64,9 +83,13 @@ class _Lane:
 
 
 class Engine:
-    """Thread-safe from outside: submit, cancel, call, stats, close."""
+    """Thread-safe from outside: submit, cancel, call, stats, trouble, when_broken, close."""
 
-    def __init__(self, runners: list[Runner]) -> None:
+    def __init__(self, runners: list[Runner], *, diagnose: Diagnose | None = None) -> None:
+        """`diagnose` tells errors of the device from others; without it all are others."""
+        self._diagnose = diagnose or (lambda error: None)
+        self._broken: Fault | None = None
+        self._told: list[Callable[[str], None]] = []
         self._lanes = {runner.kind: _Lane(runner) for runner in runners}
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._door = threading.Lock()  # nothing may enter the inbox behind the order to stop
@@ -108,10 +131,25 @@ class Engine:
             try:
                 future.set_result(function())
             except BaseException as error:  # handed to the caller, whatever it is
-                future.set_exception(error)
+                fault = self._heed(error)
+                future.set_exception(error if fault is None else _failure(fault, error))
 
         self._order(command)
         return future
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be computed any more; None while all is well."""
+        return None if self._broken is None else self._broken.sentence
+
+    def when_broken(self, tell: Callable[[str], None]) -> None:
+        """`tell` hears the sentence, from any thread, once nothing can be computed any more."""
+        with self._door:
+            broken = self._broken
+            if broken is None:
+                self._told.append(tell)
+        if broken is not None:
+            tell(broken.sentence)
 
     def stats(self) -> list[RunnerStats]:
         return [_stats(lane) for lane in list(self._lanes.values())]
@@ -137,7 +175,7 @@ class Engine:
     def _run(self) -> None:
         while self._read_inbox():
             for lane in self._lanes.values():
-                if lane.runner.has_work:
+                if self._broken is None and lane.runner.has_work:
                     self._step(lane)
         for lane in self._lanes.values():
             for seq in lane.runner.scheduler.everyone():
@@ -146,7 +184,8 @@ class Engine:
     def _read_inbox(self) -> bool:
         """Carry out all commands; sleep only while no runner has work. False: close."""
         while True:
-            has_work = any(lane.runner.has_work for lane in self._lanes.values())
+            lanes = self._lanes.values() if self._broken is None else ()
+            has_work = any(lane.runner.has_work for lane in lanes)
             try:
                 command = self._inbox.get(block=not has_work)
             except queue.Empty:
@@ -156,6 +195,9 @@ class Engine:
             command()
 
     def _add(self, lane: _Lane, seqs: list[Any], is_admitted: bool) -> None:
+        if self._broken is not None:
+            seqs[0].emit(EngineFailed(self._broken.sentence))
+            return
         try:
             lane.runner.scheduler.add(seqs, is_admitted=is_admitted)
         except SpeechError as error:
@@ -176,19 +218,58 @@ class Engine:
         was_running = seq.seq_id in lane.runner.scheduler.running
         if not lane.runner.scheduler.remove(seq):
             return
-        if was_running:
-            lane.runner.release(seq)
+        if was_running and self._broken is None:
+            self._release(lane.runner, seq)
         lane.ended[reason] += 1
         if item is not None:
             seq.emit(item)
 
+    def _release(self, runner: Runner, seq: Any) -> None:
+        try:
+            runner.release(seq)
+        except RuntimeError as error:  # of the device: an earlier step's error may show here
+            log.exception("the %s runner could not free what a request had", runner.kind)
+            self._heed(error)
+
     def _fail_batch(self, lane: _Lane, cause: Exception) -> None:
         """Those in line were not touched and go on; with nobody running the line itself broke."""
+        fault = self._heed(cause) or FAILED
+        if fault.is_final:
+            return
         scheduler = lane.runner.scheduler
         for seq in list(scheduler.running.values()) or scheduler.everyone():
-            error = EngineFailed("The engine failed on this request; the server goes on")
-            error.__cause__ = cause
-            self._end(lane, seq, EndReason.FAILED, error)
+            self._end(lane, seq, EndReason.FAILED, _failure(fault, cause))
+        if self._broken is not None:
+            return
+        try:
+            lane.runner.restart()
+        except RuntimeError as error:
+            log.exception("the %s runner could not be made anew", lane.runner.kind)
+            self._break(SPOILED, error)
+
+    def _heed(self, error: BaseException) -> Fault | None:
+        """What an error says about the device; if it is gone, so is everybody's work."""
+        fault = self._broken or self._diagnose(error)
+        if fault is not None and fault.is_final and self._broken is None:
+            self._break(fault, error)
+        return fault
+
+    def _break(self, fault: Fault, cause: BaseException) -> None:
+        """End everyone without touching the device, and say so."""
+        log.critical("%s (%s)", fault.sentence, cause)
+        with self._door:
+            self._broken, told = fault, self._told
+        for lane in self._lanes.values():
+            for seq in lane.runner.scheduler.everyone():
+                self._end(lane, seq, EndReason.FAILED, _failure(fault, cause))
+        for tell in told:
+            tell(fault.sentence)
+
+
+def _failure(fault: Fault, cause: BaseException) -> EngineFailed:
+    error = EngineFailed(fault.sentence)
+    error.__cause__ = cause
+    return error
 
 
 def _closed() -> Overloaded:

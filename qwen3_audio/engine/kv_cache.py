@@ -86,6 +86,11 @@ class KvPool:
         self.page_of = torch.zeros(num_slots, most_pages, dtype=torch.int64, device=device)
         self._pages: list[list[int]] = [[] for _ in range(num_slots)]
 
+    @property
+    def num_positions(self) -> int:
+        """Of all pages together."""
+        return self.book.num_pages * PAGE_POSITIONS
+
     def extend(self, slot: int, num_positions: int) -> None:
         """Make sure that a slot has pages for its first `num_positions` positions."""
         pages = self._pages[slot]
@@ -93,6 +98,13 @@ class KvPool:
             page = self.book.take()
             self.page_of[slot, len(pages)] = page
             pages.append(page)
+
+    def take(self, slot: int, num_positions: int) -> list[int]:
+        """The same, but the caller writes them into `page_of`: all pages of the slot."""
+        pages = self._pages[slot]
+        while len(pages) * PAGE_POSITIONS < num_positions:
+            pages.append(self.book.take())
+        return pages
 
     def free(self, slot: int, num_reserved_positions: int) -> None:
         self.book.release(num_reserved_positions, self._pages[slot])

@@ -11,17 +11,26 @@ import torch
 from torch import Tensor
 
 from qwen3_audio.checkpoints import Checkpoint
-from qwen3_audio.engine.asr import AsrRunner
+from qwen3_audio.engine.asr import AsrRunner, ListeningRunner
 from qwen3_audio.engine.codecs import SharedCodecs, codec_weights
 from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.gpu_loading import listening_in_graphs, speech_in_graphs
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, KvPool
-from qwen3_audio.engine.paged_decoder import PagedDecoder
+from qwen3_audio.engine.memory import (
+    LISTENING_SLOTS,
+    MAX_POSITIONS,
+    SLOTS,
+    plan_room,
+    position_bytes,
+    share_of_free_memory,
+)
+from qwen3_audio.engine.paged_decoder import PagedDecoder, count_streams
 from qwen3_audio.engine.prompts import PromptBuilder
 from qwen3_audio.engine.sampling import choose_on, log_sum_on
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.speech_sound import SoundMaker
 from qwen3_audio.engine.tokenizer import TextTokenizer
-from qwen3_audio.engine.tts import TtsRunner
+from qwen3_audio.engine.tts import SpeechRunner, TtsRunner
 from qwen3_audio.engine.weights import (
     GenerationDefaults,
     Report,
@@ -36,10 +45,10 @@ from qwen3_audio.kernels.cpu_stack import CpuStack
 from qwen3_audio.kernels.int8_weights import Int8Weights, cache_path
 from qwen3_audio.kernels.numba_products import NumbaWeights
 from qwen3_audio.kernels.products import Int8Linear, KernelLinear
-from qwen3_audio.machine import available_memory_bytes
 from qwen3_audio.models.asr import AsrConfig, AudioEncoder, original_name
+from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.models.codec_encoder import CodecEncoder
-from qwen3_audio.models.configs import StackConfig, TalkerConfig
+from qwen3_audio.models.configs import TalkerConfig
 from qwen3_audio.models.linear import Linear, load_linear
 from qwen3_audio.models.qwen3 import Stack
 from qwen3_audio.models.speaker import SpeakerEncoder
@@ -50,11 +59,6 @@ from qwen3_audio.types import ModelInfo, ModelKind
 T = TypeVar("T")
 
 MAX_PREFILL_TOKENS = 2048  # prompt rows in one step, so that running requests go on
-MAX_POSITIONS = 32_768  # of one request, whatever the checkpoint would allow
-SLOTS = {"cpu": 16, "cuda": 64}
-TYPICAL_POSITIONS = 1_024  # of one request: prompt and 60 s of speech
-UNKNOWN_MEMORY_BYTES = 4 << 30
-SHARE_OF_MEMORY = 0.25  # of what is free, for the keys and values of one checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class SpeechModel:
     """A loaded TTS checkpoint: its runner, and what its requests are prepared with."""
 
     info: ModelInfo
-    runner: TtsRunner
+    runner: SpeechRunner
     prompts: PromptBuilder
     frames_per_s: float
     samples_per_frame: int
@@ -76,7 +80,7 @@ class ListeningModel:
     """A loaded ASR checkpoint."""
 
     info: ModelInfo
-    runner: AsrRunner
+    runner: ListeningRunner
     tokenizer: TextTokenizer
 
 
@@ -88,6 +92,7 @@ def load_speech(
     *,
     codecs: SharedCodecs | None = None,
     codec_threads: Executor | None = None,
+    room_bytes: int | None = None,
 ) -> SpeechModel:
     """Load a TTS folder; raises StartError naming what is missing or damaged."""
     folder = checkpoint.folder
@@ -104,30 +109,24 @@ def load_speech(
     )
     check_shapes(talker.stack, folder)
     check_shapes(talker.predictor.stack, folder)
-    decoder = _paged_decoder(talker.stack, settings, device, MAX_POSITIONS)
-    predict = None
-    if device.kernels is not None:
-        predict = CpuCodePredictor(device.kernels, talker.predictor, decoder.num_slots)
-        talker.head = _kernel_linear(talker.head, device)
+    slot_bytes = sum(tensor.nbytes for tensor in codec.decoder.new_state(1).tensors())
+    decoder = _paged_decoder(talker.stack, settings, device, room_bytes, slot_bytes)
     rate_hz = codec.config.get("output_sample_rate", 24_000)
     per_frame = codec.config.get("decode_upsample_rate", 1920)
-    runner = TtsRunner(
+    make_runner = speech_in_graphs if device.lanes is not None else _speech_runner
+    runner = make_runner(
+        device,
         checkpoint.kind,
         talker,
-        SoundMaker(
-            codec.decoder,
-            decoder.num_slots,
-            frames_per_s=rate_hz / per_frame,
-            executor=codec_threads,
-        ),
+        codec.decoder,
+        frames_per_s=rate_hz / per_frame,
+        executor=codec_threads,
         defaults=GenerationDefaults.read(folder),
         decoder=decoder,
         scheduler=_scheduler(settings, decoder),
-        predict=predict,
-        choose=choose_on(device.kernels),
     )
     return SpeechModel(
-        info=_speech_info(checkpoint, config),
+        info=_speech_info(checkpoint, config, decoder),
         runner=runner,
         prompts=PromptBuilder(config, TextTokenizer(folder)),
         frames_per_s=rate_hz / per_frame,
@@ -135,6 +134,26 @@ def load_speech(
         sample_rate_hz=rate_hz,
         **_reference_encoders(checkpoint, codec.config, device),
     )
+
+
+def _speech_runner(
+    device: Device,
+    kind: ModelKind,
+    talker: Talker,
+    codec: CodecDecoder,
+    *,
+    frames_per_s: float,
+    executor: Executor | None,
+    decoder: PagedDecoder,
+    **parts: Any,
+) -> TtsRunner:
+    predict, num_slots = None, decoder.num_slots
+    if device.kernels is not None:
+        predict = CpuCodePredictor(device.kernels, talker.predictor, num_slots)
+        talker.head = _kernel_linear(talker.head, device)
+    sound = SoundMaker(codec, num_slots, frames_per_s=frames_per_s, executor=executor)
+    choose = choose_on(device.kernels)
+    return TtsRunner(kind, talker, sound, decoder=decoder, predict=predict, choose=choose, **parts)
 
 
 def _reference_encoders(
@@ -152,7 +171,7 @@ def _reference_encoders(
     }
 
 
-def _speech_info(checkpoint: Checkpoint, config: TalkerConfig) -> ModelInfo:
+def _speech_info(checkpoint: Checkpoint, config: TalkerConfig, decoder: PagedDecoder) -> ModelInfo:
     return ModelInfo(
         kind=checkpoint.kind,
         name=checkpoint.name,
@@ -161,6 +180,7 @@ def _speech_info(checkpoint: Checkpoint, config: TalkerConfig) -> ModelInfo:
         takes_instructions=config.takes_instructions,
         max_prompt_tokens=min(config.stack.max_positions, MAX_POSITIONS),
         fingerprint=_fingerprint(checkpoint, config) if checkpoint.kind is ModelKind.BASE else "",
+        max_streams=count_streams(decoder),
     )
 
 
@@ -175,7 +195,12 @@ def _fingerprint(checkpoint: Checkpoint, config: TalkerConfig) -> str:
 
 
 def load_listening(
-    checkpoint: Checkpoint, settings: Settings, device: Device, report: Report
+    checkpoint: Checkpoint,
+    settings: Settings,
+    device: Device,
+    report: Report,
+    *,
+    room_bytes: int | None = None,
 ) -> ListeningModel:
     """Load an ASR folder of either layout; raises StartError naming what is missing or damaged."""
     folder = checkpoint.folder
@@ -193,10 +218,12 @@ def load_listening(
         device,
     )
     check_shapes(stack, folder)
-    decoder = _paged_decoder(stack, settings, device, MAX_POSITIONS)
+    decoder = _paged_decoder(stack, settings, device, room_bytes, slots=LISTENING_SLOTS)
     tokenizer = TextTokenizer(folder)
     defaults = GenerationDefaults.read(folder)
-    runner = AsrRunner(
+    make_runner = listening_in_graphs if device.lanes is not None else _listening_runner
+    runner = make_runner(
+        device,
         AudioEncoder(config.audio, weights),
         embedding,
         head,
@@ -204,16 +231,22 @@ def load_listening(
         eos_ids=defaults.eos_ids or (tokenizer.special("<|im_end|>"),),
         decoder=decoder,
         scheduler=_scheduler(settings, decoder),
-        choose=choose_on(device.kernels),
-        log_sum=log_sum_on(device.kernels),
     )
     info = ModelInfo(
         kind=ModelKind.ASR,
         name=checkpoint.name,
         languages=config.languages,
         max_prompt_tokens=decoder.pool.max_positions,
+        max_streams=count_streams(decoder),
     )
     return ListeningModel(info, runner, tokenizer)
+
+
+def _listening_runner(
+    device: Device, encoder: AudioEncoder, embedding: Tensor, head: Linear, **parts: Any
+) -> AsrRunner:
+    choose, log_sum = choose_on(device.kernels), log_sum_on(device.kernels)
+    return AsrRunner(encoder, embedding, head, choose=choose, log_sum=log_sum, **parts)
 
 
 def _decoder_and_head(
@@ -275,21 +308,28 @@ def check_shapes(stack: Stack, folder: Path) -> None:
 
 
 def _paged_decoder(
-    stack: Stack, settings: Settings, device: Device, max_positions: int
+    stack: Stack,
+    settings: Settings,
+    device: Device,
+    room_bytes: int | None,
+    slot_bytes: int = 0,
+    slots: Mapping[str, int] = SLOTS,
 ) -> PagedDecoder:
+    """`room_bytes`: planned for this model's requests; None: a share of what is free now."""
     config = stack.config
-    max_positions = min(config.max_positions, max_positions)
-    num_slots = settings.max_running or SLOTS[device.device.type]
-    wanted = max(num_slots * TYPICAL_POSITIONS, max_positions)
-    affordable = int(
-        free_memory_bytes(device.device) * SHARE_OF_MEMORY / _position_bytes(config, device.dtype)
+    room = plan_room(
+        share_of_free_memory(device) if room_bytes is None else room_bytes,
+        position_bytes=position_bytes(config, device.dtype),
+        slot_bytes=slot_bytes,
+        most_slots=settings.max_running or slots[device.device.type],
+        max_positions=min(config.max_positions, MAX_POSITIONS),
     )
-    num_pages = max(min(wanted, affordable) // PAGE_POSITIONS, 1)
+    num_slots, num_pages = room.num_slots, max(room.num_positions // PAGE_POSITIONS, 1)
     pool = KvPool(
         config,
         num_pages=num_pages,
-        num_slots=num_slots,
-        max_positions=min(max_positions, num_pages * PAGE_POSITIONS),
+        num_slots=num_slots if device.lanes is None else num_slots + 1,  # for rows that fill up
+        max_positions=min(config.max_positions, MAX_POSITIONS, num_pages * PAGE_POSITIONS),
         dtype=device.dtype,
         device=device.device,
     )
@@ -297,16 +337,6 @@ def _paged_decoder(
     if device.kernels is not None:
         cpu_stack = CpuStack(device.kernels, stack, [], num_slots)
     return PagedDecoder(stack, pool, num_slots, cpu_stack)
-
-
-def _position_bytes(config: StackConfig, dtype: torch.dtype) -> int:
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
-
-
-def free_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return available_memory_bytes() or UNKNOWN_MEMORY_BYTES
 
 
 def _scheduler(settings: Settings, decoder: PagedDecoder) -> Scheduler[Any]:

@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import torch
 from qwen3_audio.checkpoints import Checkpoint
 from qwen3_audio.engine.codecs import SharedCodecs
 from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.device_errors import diagnosis_for
 from qwen3_audio.engine.engine import Engine
 from qwen3_audio.engine.guards import LoopDetector, SilenceDetector, frame_budget
 from qwen3_audio.engine.listening import transcribe
@@ -21,7 +23,7 @@ from qwen3_audio.engine.loading import (
     load_listening,
     load_speech,
 )
-from qwen3_audio.engine.memory import check_memory
+from qwen3_audio.engine.memory import choose_device, describe_use, plan_gpu
 from qwen3_audio.engine.sink import Sink
 from qwen3_audio.engine.speech_sound import CodecThreads, SpeechSequence
 from qwen3_audio.errors import BadRequest, NotLoaded
@@ -57,7 +59,10 @@ class LocalBackend:
         self._speech, self._listening = speech, listening
         self._ids = itertools.count()
         runners = [model.runner for model in speech.values()]
-        self._engine = Engine([*runners, *([listening.runner] if listening else [])])
+        self._engine = Engine(
+            [*runners, *([listening.runner] if listening else [])],
+            diagnose=diagnosis_for(device.device),
+        )
 
     def models(self) -> list[ModelInfo]:
         listening = [self._listening.info] if self._listening else []
@@ -65,6 +70,13 @@ class LocalBackend:
 
     def stats(self) -> list[RunnerStats]:
         return self._engine.stats()
+
+    def trouble(self) -> str | None:
+        return self._engine.trouble
+
+    def when_broken(self, tell: Callable[[str], None]) -> None:
+        """`tell` hears the sentence, from any thread, once nothing can be computed any more."""
+        self._engine.when_broken(tell)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm | SpeechEnd]:
         if request.kind not in self._speech:
@@ -103,29 +115,35 @@ class LocalBackend:
             self._device.kernels.close()
 
     def _prepare(self, model: SpeechModel, request: SpeechRequest, sink: Sink) -> SpeechSequence:
-        """Tokenise and lay out; runs on a worker thread."""
-        prompt = model.prompts.build(request)
-        budget = frame_budget(prompt.num_text_tokens, model.frames_per_s)
-        room = model.runner.decoder.pool.max_positions - len(prompt.rows)
-        if room < 1:
-            raise BadRequest(
-                f"Text, instructions and reference are {len(prompt.rows)} tokens together; "
-                f"this model takes {model.runner.decoder.pool.max_positions}",
-                param="input",
-            )
-        max_frames = min(budget, room, request.max_frames or budget)
-        return SpeechSequence(
-            seq_id=next(self._ids),
-            owner=request.owner,
-            num_prompt_tokens=len(prompt.rows),
-            num_reserved_positions=len(prompt.rows) + max_frames,
-            emit=sink.emit,
-            request=request,
-            prompt=prompt,
-            max_frames=max_frames,
-            loop=LoopDetector(model.frames_per_s),
-            silence=SilenceDetector(model.sample_rate_hz, model.samples_per_frame),
+        return lay_out(model, request, next(self._ids), sink.emit)
+
+
+def lay_out(
+    model: SpeechModel, request: SpeechRequest, seq_id: int, emit: Callable[[Any], None]
+) -> SpeechSequence:
+    """Tokenise a request and bound it; BadRequest if it is longer than the model takes."""
+    prompt = model.prompts.build(request)
+    budget = frame_budget(prompt.num_text_tokens, model.frames_per_s)
+    room = model.runner.decoder.pool.max_positions - len(prompt.rows)
+    if room < 1:
+        raise BadRequest(
+            f"Text, instructions and reference are {len(prompt.rows)} tokens together; "
+            f"this model takes {model.runner.decoder.pool.max_positions}",
+            param="input",
         )
+    max_frames = min(budget, room, request.max_frames or budget)
+    return SpeechSequence(
+        seq_id=seq_id,
+        owner=request.owner,
+        num_prompt_tokens=len(prompt.rows),
+        num_reserved_positions=len(prompt.rows) + max_frames,
+        emit=emit,
+        request=request,
+        prompt=prompt,
+        max_frames=max_frames,
+        loop=LoopDetector(model.frames_per_s),
+        silence=SilenceDetector(model.sample_rate_hz, model.samples_per_frame),
+    )
 
 
 @torch.inference_mode()
@@ -149,19 +167,31 @@ def build_backend(
 
     Raises StartError in one sentence for whatever can't be loaded or run here.
     """
-    device = Device.choose(settings)
+    device = choose_device(checkpoints, settings)
+    if device.without_gpu:
+        log.info("No GPU is used: %s", device.without_gpu)
     if device.missing:
         log.warning("%s", device.explain_missing(settings.qwen_tts_dtype == "int8"))
-    check_memory(checkpoints, device)
+    plan = plan_gpu(checkpoints, device) if device.device.type == "cuda" else None
+    room_bytes = None if plan is None else plan.room_bytes
     codecs, codec_threads, listening = SharedCodecs(device), CodecThreads.beside(device), None
     speech: dict[ModelKind, SpeechModel] = {}
     for checkpoint in checkpoints:
         if checkpoint.kind is ModelKind.ALIGNER:
             log.warning("%s is left out: no route uses a forced aligner yet", checkpoint.name)
         elif checkpoint.kind is ModelKind.ASR:
-            listening = load_listening(checkpoint, settings, device, report)
+            listening = load_listening(checkpoint, settings, device, report, room_bytes=room_bytes)
         else:
             speech[checkpoint.kind] = load_speech(
-                checkpoint, settings, device, report, codecs=codecs, codec_threads=codec_threads
+                checkpoint,
+                settings,
+                device,
+                report,
+                codecs=codecs,
+                codec_threads=codec_threads,
+                room_bytes=room_bytes,
             )
-    return LocalBackend(speech, listening, device, codec_threads)
+    backend = LocalBackend(speech, listening, device, codec_threads)
+    if plan is not None:
+        log.info("%s", describe_use(plan, device, backend.models()))
+    return backend

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ CHUNK_FRAMES = (1, 2, 4, 8)  # sizes of the first pieces of sound; the last one 
 MIN_THREADS = 2  # of the process, for the codec to have one of its own
 THREADS_PER_CODEC_THREAD = 4
 MAX_JOBS = 2  # of a runner at a time, when no frames are made meanwhile
+WAITERS = 8  # threads that wait for a GPU's sound
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -41,6 +43,8 @@ class SpeechSequence(Sequence):
     loop: LoopDetector
     silence: SilenceDetector
     num_frames: int = 0
+    num_launched: int = 0  # frames asked of a device whose results come late
+    num_sure: int = 0  # of those, the ones that can't turn out to be the end
     num_chunks: int = 0
     num_decoded: int = 0  # frames given to the codec
     first_sound_s: float = 0.0  # when the first piece left
@@ -50,17 +54,27 @@ class SpeechSequence(Sequence):
     trailing: torch.Tensor | None = None  # [N, D] text side of the frames to come
 
     @property
+    def num_waiting(self) -> int:
+        """Frames that the codec can have."""
+        return max(self.num_frames, self.num_sure) - self.num_decoded
+
+    @property
     def num_due(self) -> int:
         """Frames of the next piece, 0 if it is not complete."""
         wanted = CHUNK_FRAMES[min(self.num_chunks, len(CHUNK_FRAMES) - 1)]
-        num_waiting = len(self.waiting_codes)
+        num_waiting = self.num_waiting
         if self.is_decoding or (self.reason is None and num_waiting < wanted):
             return 0
         return min(num_waiting, wanted)
 
     @property
     def is_over(self) -> bool:
-        return self.reason is not None and not self.waiting_codes and not self.is_decoding
+        return self.reason is not None and not self.num_waiting and not self.is_decoding
+
+    def drop_waiting(self) -> None:
+        """Leave out the frames that the codec has not had."""
+        self.waiting_codes.clear()
+        self.num_frames = self.num_sure = self.num_decoded
 
 
 class InlineExecutor(Executor):
@@ -78,27 +92,35 @@ class InlineExecutor(Executor):
 class CodecThreads(Executor):
     """Threads for the codecs of all runners, which begin in the order of their calls.
 
-    While one works, the kernels leave it the cores that it takes.
+    While one works, the kernels leave it the cores that it takes; on a GPU it only waits for sound.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
+    def __init__(self, kernels: Kernels | None) -> None:
         self._kernels = kernels
-        self._num_cores = max(1, kernels.num_threads // THREADS_PER_CODEC_THREAD)
-        self._threads = ThreadPoolExecutor(MAX_JOBS, "codec", keep_torch_to, (self._num_cores,))
+        num_threads = 1 if kernels is None else kernels.num_threads
+        self._num_cores = max(1, num_threads // THREADS_PER_CODEC_THREAD)
+        num_workers = WAITERS if kernels is None else MAX_JOBS
+        self._threads = ThreadPoolExecutor(num_workers, "codec", keep_torch_to, (self._num_cores,))
 
     @classmethod
     def beside(cls, device: Device) -> "CodecThreads | None":
-        """None where the codec's place is on the engine's thread: a GPU, or a single core."""
+        """None where the codec's place is on the engine's thread, such as on a single core."""
         kernels = device.kernels
-        return None if kernels is None or kernels.num_threads < MIN_THREADS else cls(kernels)
+        if kernels is None:
+            return None if device.lanes is None else cls(None)
+        return None if kernels.num_threads < MIN_THREADS else cls(kernels)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        kernels = self._kernels
+        if kernels is None:
+            return self._threads.submit(fn, *args, **kwargs)
+
         def work() -> Any:
-            self._kernels.lend(self._num_cores)
+            kernels.lend(self._num_cores)
             try:
                 return fn(*args, **kwargs)
             finally:
-                self._kernels.lend(-self._num_cores)
+                kernels.lend(-self._num_cores)
 
         return self._threads.submit(work)
 
@@ -120,6 +142,16 @@ class _Job:
 
     group: list[SpeechSequence]
     silent: Future[list[SpeechSequence]]
+
+
+def most_urgent(
+    seqs: Seq[SpeechSequence],
+    runs_dry_s: Callable[[SpeechSequence], float],
+    length: Callable[[SpeechSequence], int],
+) -> list[SpeechSequence]:
+    """Equally long pieces, those first whose listener waits or runs dry the soonest."""
+    due = sorted((seq for seq in seqs if seq.num_due), key=runs_dry_s)
+    return [seq for seq in due if length(seq) == length(due[0])]
 
 
 class SoundMaker:
@@ -171,9 +203,7 @@ class SoundMaker:
             seq.num_decoded += num_frames
             seq.is_decoding = True
         slots = [seq.slot for seq in group]
-        silent = self._executor.submit(self._decode, group, codes, slots, begun)
-        self._jobs.append(_Job(group, silent))
-        silent.add_done_callback(lambda _: self.wake())
+        self._add_job(group, self._executor.submit(self._decode, group, codes, slots, begun))
         return True
 
     def collect(self) -> list[SpeechSequence]:
@@ -185,15 +215,15 @@ class SoundMaker:
                 seq.is_decoding = False
         return [seq for job in done for seq in job.silent.result()]
 
+    def _add_job(self, group: list[SpeechSequence], silent: Future[list[SpeechSequence]]) -> None:
+        self._jobs.append(_Job(group, silent))
+        silent.add_done_callback(lambda _: self.wake())
+
     def _most_urgent(self, seqs: Seq[SpeechSequence]) -> list[SpeechSequence]:
-        """Equally long pieces, those first whose listener waits or runs dry the soonest."""
-        due = sorted((seq for seq in seqs if seq.num_due), key=self._runs_dry_s)
-        if not due:
-            return []
-        num_frames = due[0].num_due
-        group = [seq for seq in due if seq.num_due == num_frames]
+        group = most_urgent(seqs, self._runs_dry_s, attrgetter("num_due"))
         # Beside the talker a long call would only keep the next first sound waiting.
-        return group[: CHUNK_FRAMES[-1] // num_frames] if self._is_beside else group
+        is_bounded = bool(group) and self._is_beside
+        return group[: CHUNK_FRAMES[-1] // group[0].num_due] if is_bounded else group
 
     def _runs_dry_s(self, seq: SpeechSequence) -> float:
         if not seq.num_chunks:

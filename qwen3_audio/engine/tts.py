@@ -25,6 +25,7 @@ from qwen3_audio.models.talker import Talker
 from qwen3_audio.types import EndReason, ModelKind, Sampling, SpeechEnd
 
 Predict = Callable[[Tensor, Tensor, Sampler], Tensor]
+RowSetting = tuple[float, int, float]  # temperature, top-k, top-p
 MIN_FRAMES = 2  # the official generate() bans the end for the first two
 MIN_TEMPERATURE = 1e-5  # below it logits leave the range of float32; it is greedy long before
 
@@ -57,7 +58,73 @@ class _Slots:
         )
 
 
-class TtsRunner(Runner):
+class SpeechRunner(Runner):
+    """What every runner of a TTS checkpoint does on the host: frames taken, sound asked for."""
+
+    def __init__(
+        self,
+        kind: ModelKind,
+        talker: Talker,
+        sound: SoundMaker,
+        *,
+        defaults: GenerationDefaults,
+        decoder: PagedDecoder,
+        scheduler: Scheduler[SpeechSequence],
+    ) -> None:
+        self.kind, self.talker, self.sound = kind, talker, sound
+        self.defaults, self.decoder, self.scheduler = defaults, decoder, scheduler
+        config = talker.config
+        with torch.inference_mode():
+            pad = torch.tensor([config.text.pad], device=talker.device)
+            self.pad = talker.embed_text(pad)
+        ids = torch.arange(config.stack.vocab_size, device=talker.device)
+        self.is_eos = ids == config.codec.eos
+        self.is_banned = (ids >= config.codebook_size) & ~self.is_eos
+
+    def connect(self, wake: Callable[[], None]) -> None:
+        self.sound.wake = wake
+
+    def release(self, seq: SpeechSequence) -> None:
+        self.decoder.release(seq)
+
+    def _settings(self, seq: SpeechSequence) -> tuple[RowSetting, RowSetting]:
+        """The talker's and the predictor's."""
+        sampling, defaults = seq.request.sampling, self.defaults
+        return (
+            resolve(sampling, defaults.temperature, defaults.top_k, defaults.top_p),
+            resolve(
+                sampling,
+                defaults.predictor_temperature,
+                defaults.predictor_top_k,
+                defaults.predictor_top_p,
+            ),
+        )
+
+    def _take_frame(self, seq: SpeechSequence, frame: list[int]) -> EndReason | None:
+        seq.num_frames += 1
+        if seq.loop.is_loop(frame):
+            return EndReason.LOOP
+        return EndReason.LENGTH if seq.num_frames >= seq.max_frames else None
+
+    def _make_sound(self, seqs: list[SpeechSequence]) -> list[Ending]:
+        """Give the codec what is due as soon as it has room, and close those that are over."""
+        while self.sound.start(seqs):
+            self._end_silent()
+        return [
+            Ending(seq, seq.reason, SpeechEnd(seq.reason, seq.num_frames, len(seq.prompt.rows)))
+            for seq in seqs
+            if seq.is_over and seq.reason is not None
+        ]
+
+    def _end_silent(self) -> None:
+        """Frames made while the silence was found are left out, however many there are."""
+        for seq in self.sound.collect():
+            if seq.num_waiting or seq.reason not in (EndReason.LENGTH, EndReason.LOOP):
+                seq.drop_waiting()
+                seq.reason = EndReason.SILENCE
+
+
+class TtsRunner(SpeechRunner):
     """Runs one TTS checkpoint. Everything here happens on the engine's thread."""
 
     def __init__(
@@ -77,20 +144,11 @@ class TtsRunner(Runner):
             talker.predictor, cache=FrameCache(talker.predictor, scheduler.num_slots)
         )
         self.choose = choose
-        self.kind, self.talker, self.sound = kind, talker, sound
-        self.defaults, self.decoder, self.scheduler = defaults, decoder, scheduler
-        num_slots, config = scheduler.num_slots, talker.config
-        self.slots = _Slots(talker, num_slots)
+        super().__init__(
+            kind, talker, sound, defaults=defaults, decoder=decoder, scheduler=scheduler
+        )
+        self.slots = _Slots(talker, scheduler.num_slots)
         self.top_ks: dict[int, tuple[int, int]] = {}  # slot → talker's and predictor's, on the host
-        with torch.inference_mode():
-            pad = torch.tensor([config.text.pad], device=talker.device)
-            self.pad = talker.embed_text(pad)
-        ids = torch.arange(config.stack.vocab_size, device=talker.device)
-        self.is_banned = (ids >= config.codebook_size) & (ids != config.codec.eos)
-        self.is_eos = ids == config.codec.eos
-
-    def connect(self, wake: Callable[[], None]) -> None:
-        self.sound.wake = wake
 
     @property
     def has_work(self) -> bool:
@@ -110,9 +168,6 @@ class TtsRunner(Runner):
         self._make_frames(going + plan.prefill)
         return self._make_sound(plan.decode + plan.prefill)
 
-    def release(self, seq: SpeechSequence) -> None:
-        self.decoder.release(seq)
-
     # -- talker --------------------------------------------------------------------------------
 
     def _prefill(self, seqs: list[SpeechSequence]) -> None:
@@ -125,15 +180,9 @@ class TtsRunner(Runner):
         self.slots.hidden[self.decoder.index(seqs)] = self.decoder.prefill(seqs, prompts)
 
     def _fill_slot(self, seq: SpeechSequence) -> None:
-        slots, slot, defaults = self.slots, seq.slot, self.defaults
+        slots, slot = self.slots, seq.slot
         vocab, codebook = self.talker.config.stack.vocab_size, self.talker.config.codebook_size
-        talker = resolve(seq.request.sampling, defaults.temperature, defaults.top_k, defaults.top_p)
-        predictor = resolve(
-            seq.request.sampling,
-            defaults.predictor_temperature,
-            defaults.predictor_top_k,
-            defaults.predictor_top_p,
-        )
+        talker, predictor = self._settings(seq)
         slots.temperature[slot], slots.top_k[slot], slots.top_p[slot] = talker
         slots.predictor_temperature[slot], slots.predictor_top_p[slot] = predictor[0], predictor[2]
         slots.predictor_top_k[slot] = predictor[1]
@@ -212,35 +261,11 @@ class TtsRunner(Runner):
         return torch.stack(rows)
 
     def _take_frame(self, seq: SpeechSequence, frame: list[int]) -> EndReason | None:
-        seq.num_frames += 1
         seq.waiting_codes.append(frame)
-        if seq.loop.is_loop(frame):
-            return EndReason.LOOP
-        return EndReason.LENGTH if seq.num_frames >= seq.max_frames else None
-
-    # -- sound ---------------------------------------------------------------------------------
-
-    def _make_sound(self, seqs: list[SpeechSequence]) -> list[Ending]:
-        """Give the codec what is due as soon as it has room, and close those that are over."""
-        while self.sound.start(seqs):
-            self._end_silent()
-        return [
-            Ending(seq, seq.reason, SpeechEnd(seq.reason, seq.num_frames, len(seq.prompt.rows)))
-            for seq in seqs
-            if seq.is_over and seq.reason is not None
-        ]
-
-    def _end_silent(self) -> None:
-        """Frames made while the silence was found are left out, however many there are."""
-        for seq in self.sound.collect():
-            if seq.waiting_codes or seq.reason not in (EndReason.LENGTH, EndReason.LOOP):
-                seq.waiting_codes.clear()
-                seq.num_frames, seq.reason = seq.num_decoded, EndReason.SILENCE
+        return super()._take_frame(seq, frame)
 
 
-def resolve(
-    sampling: Sampling, temperature: float, top_k: int, top_p: float
-) -> tuple[float, int, float]:
+def resolve(sampling: Sampling, temperature: float, top_k: int, top_p: float) -> RowSetting:
     """A request's settings over the checkpoint's; top_k 0 becomes 'all'."""
     heat = temperature if sampling.temperature is None else sampling.temperature
     chosen = top_k if sampling.top_k is None else sampling.top_k

@@ -1,1 +1,1 @@
-"""Decoder stacks in C for the CPU, compiled at first use. Knows torch tensors; knows no request."""
+"""Decoder stacks beside torch's: in C for CPUs, in Triton for GPUs. Knows no request."""

@@ -123,7 +123,7 @@ class Stack(nn.Module):
             for i in range(config.num_layers)
         )
         self.register_buffer("norm", weights[prefix + "norm.weight"].to(activations))
-        self.rope = Rope(config.head_dim, config.rope_theta, activations)
+        self.rope = Rope(config.head_dim, config.rope_theta, activations).to(self.norm.device)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
         """x [R, D] and `self.rope(positions)` → hidden states after the final norm [R, D]."""

@@ -54,11 +54,13 @@ def write_asr_checkpoint(
     qk_gain: float = 2.5,
     layout: str = "original",
     num_shards: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Write a complete checkpoint; `vocab="real"` gives tiny ones the published token ids.
 
     `eos_scale` 3 to 5 makes greedy decoding stop by itself, 0 leaves the end token alone;
     `qk_gain` sharpens attention, so that greedy output depends on the whole context.
+    `device` draws the numbers, and each kind of device draws its own.
     """
     if preset not in ASR_PRESETS or layout not in ("original", "hf"):
         raise ValueError(f"no such checkpoint: {preset} {layout}; presets are {[*ASR_PRESETS]}")
@@ -79,7 +81,7 @@ def write_asr_checkpoint(
     if layout == "hf":
         plan.rename(lambda name: _hf_name(name, is_aligner=size.is_aligner))
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    write_tensors(folder, plan, seed=seed, dtype=torch_dtype, num_shards=num_shards)
+    write_tensors(folder, plan, seed=seed, dtype=torch_dtype, num_shards=num_shards, device=device)
 
 
 def _write_settings(folder: Path, vocabulary: Vocabulary) -> None:

@@ -100,19 +100,26 @@ class TensorPlan:
 
 
 def write_tensors(
-    folder: Path, plan: TensorPlan, *, seed: int, dtype: torch.dtype, num_shards: int = 1
+    folder: Path,
+    plan: TensorPlan,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    num_shards: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Write `model.safetensors`, or numbered shards with their index.
 
     One tensor is in memory at a time: the library's own writer wants all of them at once.
+    A GPU draws large checkpoints in seconds; its numbers are others than the CPU's.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     weight_map: dict[str, str] = {}
     for index, tensors in enumerate(_shards(plan.tensors, num_shards)):
         name = "model.safetensors"
         if num_shards > 1:
             name = f"model-{index + 1:05d}-of-{num_shards:05d}.safetensors"
-        with (folder / name).open("wb") as file:
+        with (folder / name).open("wb") as file, torch.device(device):
             _write_safetensors(file, tensors, generator=generator, dtype=dtype)
         weight_map |= {tensor.name: name for tensor in tensors}
     if num_shards > 1:
@@ -152,5 +159,5 @@ def _write_safetensors(
     header_bytes += b" " * (-len(header_bytes) % 8)  # tensors start at a multiple of eight
     file.write(len(header_bytes).to_bytes(8, "little") + header_bytes)
     for tensor in tensors:
-        values = tensor.draw(generator).to(dtype).flatten()
+        values = tensor.draw(generator).to(dtype).flatten().cpu()
         file.write(values.view(torch.uint8).numpy().data)

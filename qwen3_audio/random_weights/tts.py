@@ -38,10 +38,12 @@ def write_tts_checkpoint(
     dtype: str = "float32",
     eos_scale: float = 2.2,
     num_shards: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Write a complete checkpoint of one kind; the codec inside is float32 as published.
 
     `eos_scale` makes the end of speech more or less likely; at 2.2 tiny ones end by themselves.
+    `device` draws the numbers, and each kind of device draws its own.
     """
     if kind not in TTS_KINDS or preset not in TTS_PRESETS:
         raise ValueError(f"no such checkpoint: {kind} {preset}; {TTS_KINDS} x {TTS_PRESETS}")
@@ -52,8 +54,8 @@ def write_tts_checkpoint(
     if "speaker_encoder_config" in config:
         plan_speaker_encoder(plan, config["speaker_encoder_config"])
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    write_tensors(folder, plan, seed=seed, dtype=torch_dtype, num_shards=num_shards)
-    _write_codec(folder / "speech_tokenizer", preset, seed + _CODEC_SEED_OFFSET)
+    write_tensors(folder, plan, seed=seed, dtype=torch_dtype, num_shards=num_shards, device=device)
+    _write_codec(folder / "speech_tokenizer", preset, seed + _CODEC_SEED_OFFSET, device)
 
 
 def _write_settings(folder: Path, kind: str, preset: str) -> Json:
@@ -81,7 +83,7 @@ def _build_vocabulary(preset: str) -> Vocabulary:
     return build_word_vocabulary((), REAL_TTS_ADDED, num_tokens=NUM_REAL_TOKENS)
 
 
-def _write_codec(folder: Path, preset: str, seed: int) -> None:
+def _write_codec(folder: Path, preset: str, seed: int, device: str) -> None:
     folder.mkdir(exist_ok=True)
     config = build_codec_config(preset)
     write_json(folder / "config.json", config)
@@ -101,4 +103,4 @@ def _write_codec(folder: Path, preset: str, seed: int) -> None:
     plan = TensorPlan()
     plan_codec_decoder(plan, config["decoder_config"])
     plan_codec_encoder(plan, config["encoder_config"])
-    write_tensors(folder, plan, seed=seed, dtype=torch.float32)
+    write_tensors(folder, plan, seed=seed, dtype=torch.float32, device=device)

@@ -81,6 +81,7 @@ def _model(name: str, model: ModelInfo, created: int, voices: list[str]) -> dict
         "task": "automatic-speech-recognition" if is_asr else "text-to-speech",
         "kind": model.kind.value,
         "loaded": True,
+        "max_streams": model.max_streams or None,
         "sample_rate": LISTEN_RATE_HZ if is_asr else SPEECH_RATE_HZ,
         "languages": list(model.languages),
         "voices": [{"name": voice, "language": "auto"} for voice in voices] if has_voices else [],

@@ -13,12 +13,15 @@ from qwen3_audio.web.state import get_service
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/health")
+@router.get("/health", responses={503: {"description": "Nothing works until a new start."}})
 @router.get("/healthz", include_in_schema=False)
 @router.get("/livez", include_in_schema=False)
-async def get_health() -> dict[str, str]:
-    """The server answers."""
-    return {"status": "ok"}
+async def get_health(request: Request) -> JSONResponse:
+    """The server answers, and its engine can compute."""
+    trouble = get_service(request).backend.trouble()
+    if trouble is not None:
+        return JSONResponse({"status": "broken", "reason": trouble}, 503)
+    return JSONResponse({"status": "ok"})
 
 
 @router.get("/ready", responses={503: {"description": "Not ready; `reasons` says why."}})

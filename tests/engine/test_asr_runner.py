@@ -1,28 +1,23 @@
 """The recognition runner on a small random checkpoint, stepped by hand."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from listening_runs import Hearing, draw_sound, hear, hearing_of, run
 from torch import Tensor
 
 from qwen3_audio.checkpoints import open_checkpoint
-from qwen3_audio.engine.asr import AsrSequence, PieceEnd, PieceText
-from qwen3_audio.engine.asr_prompt import build_prompt
+from qwen3_audio.engine.asr import PieceText
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.loading import ListeningModel, load_listening
-from qwen3_audio.models.asr import num_audio_tokens
 from qwen3_audio.settings import Settings
-from qwen3_audio.types import LISTEN_RATE_HZ, EndReason, Pcm, TranscriptionRequest
+from qwen3_audio.types import EndReason
 
 NUM_SLOTS = 3
-GREEDY = (0.0, 0, 1.0)
-_ids = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -32,75 +27,6 @@ def model(tiny_asr: Path) -> ListeningModel:
     return load_listening(
         open_checkpoint(tiny_asr / "tiny-asr"), settings, device, lambda *report: None
     )
-
-
-def draw_sound(duration_s: float, seed: int = 0) -> Pcm:
-    num_samples = round(duration_s * LISTEN_RATE_HZ)
-    noise = np.random.default_rng(seed).standard_normal(num_samples)
-    return (0.1 * noise).astype(np.float32)
-
-
-@dataclass(eq=False)
-class Hearing:
-    """One piece in flight and what it emitted."""
-
-    seq: AsrSequence
-    texts: list[PieceText]
-    end: PieceEnd | None = None
-
-
-def hearing_of(
-    model: ListeningModel,
-    samples: Pcm,
-    *,
-    max_tokens: int = 12,
-    settings: tuple[float, int, float] = GREEDY,
-    seed: int = 0,
-    language: str | None = None,
-    context: str = "",
-) -> Hearing:
-    request = TranscriptionRequest(samples, context=context, seed=seed)
-    prompt = build_prompt(
-        model.tokenizer, num_audio_tokens(len(samples) // 160), context=context, language=language
-    )
-    texts: list[PieceText] = []
-    seq = AsrSequence(
-        seq_id=next(_ids),
-        owner=1,
-        num_prompt_tokens=len(prompt.ids),
-        num_reserved_positions=len(prompt.ids) + max_tokens,
-        emit=texts.append,
-        request=request,
-        index=0,
-        samples=samples,
-        language=language,
-        max_tokens=max_tokens,
-        settings=settings,
-    )
-    return Hearing(seq, texts)
-
-
-def run(model: ListeningModel, joining: dict[int, Sequence[Hearing]]) -> None:
-    """Pieces join before the steps they are listed under; until all have ended."""
-    by_id = {h.seq.seq_id: h for group in joining.values() for h in group}
-    runner = model.runner
-    for number in itertools.count():
-        runner.scheduler.add([h.seq for h in joining.get(number, ())])
-        if runner.scheduler.is_idle and number >= max(joining):
-            break
-        for ending in runner.step():
-            by_id[ending.seq.seq_id].end = ending.item
-            assert runner.scheduler.remove(ending.seq)
-            runner.release(ending.seq)
-    book = runner.decoder.pool.book
-    assert sorted(book._free) == list(range(book.num_pages))
-    assert sorted(runner.scheduler.free_slots) == list(range(NUM_SLOTS))
-
-
-def hear(model: ListeningModel, *args: Any, **settings: Any) -> Hearing:
-    hearing = hearing_of(model, *args, **settings)
-    run(model, {0: [hearing]})
-    return hearing
 
 
 def mixed_pieces(model: ListeningModel) -> list[Hearing]:

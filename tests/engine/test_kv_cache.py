@@ -208,3 +208,14 @@ def test_layers_do_not_share_rows() -> None:
     sequences.pool.k[page, 1] = 0.0
     assert torch.equal(sequences.pool.k[page, 0], before)
     assert before.any()
+
+
+def test_pages_that_are_taken_together_are_those_that_come_one_by_one() -> None:
+    pool, other = make_pool(), make_pool()
+    for num_positions in (1, 33, 70):
+        other.extend(1, num_positions)
+    assert pool.take(1, 70) == pages_of(other, 1, 70)
+    assert pool.take(1, 70) == pool.take(1, 20)
+    assert not pool.page_of.any()
+    pool.free(1, 0)
+    assert sorted(pool.book._free) == list(range(NUM_PAGES))

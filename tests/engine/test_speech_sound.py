@@ -1,7 +1,6 @@
 """The codec beside the talker: what is due when, and nothing depends on who was faster."""
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from later_executor import LaterExecutor
 from speech_runs import (
     FRAME_SAMPLES,
     Speech,
@@ -28,27 +28,6 @@ from qwen3_audio.engine.speech_sound import CodecThreads, InlineExecutor
 from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import EndReason
-
-
-class LaterExecutor(Executor):
-    """Does nothing before it is told to."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.waiting.append((future, lambda: fn(*args, **kwargs)))
-        return future
-
-    def work(self) -> None:
-        """Everything that was submitted so far."""
-        for _ in range(len(self.waiting)):
-            future, work = self.waiting.popleft()
-            try:
-                future.set_result(work())
-            except RuntimeError as error:
-                future.set_exception(error)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from route_table import every_name, without_v1
 
 from qwen3_audio.fake import FakeBackend
-from qwen3_audio.types import ModelKind
+from qwen3_audio.types import ModelInfo, ModelKind
 from qwen3_audio.web.docs import STATIC
 
 
@@ -81,6 +81,28 @@ def test_health_is_at_the_root_only(client: TestClient) -> None:
         assert client.get(path).json() == {"status": "ok"}
     for path in ("/ready", "/readyz"):
         assert client.get(path).json() == {"status": "ready"}
+
+
+def test_a_server_whose_engine_is_broken_is_neither_well_nor_ready(make_client: Any) -> None:
+    class Broken(FakeBackend):
+        def trouble(self) -> str | None:
+            return "The GPU has stopped working"
+
+    client = make_client(Broken())
+    health, ready = client.get("/health"), client.get("/ready")
+    assert (health.status_code, ready.status_code) == (503, 503)
+    assert health.json() == {"status": "broken", "reason": "The GPU has stopped working"}
+    assert ready.json()["reasons"] == ["The GPU has stopped working"]
+
+
+def test_models_say_how_many_requests_fit_at_once(make_client: Any) -> None:
+    class Planned(FakeBackend):
+        def models(self) -> list[ModelInfo]:
+            return [replace(model, max_streams=64) for model in super().models()]
+
+    for backend, expected in ((Planned(), 64), (FakeBackend(), None)):
+        answer = make_client(backend).get("/v1/models").json()
+        assert {model["max_streams"] for model in answer["data"]} == {expected}
 
 
 def test_without_a_model_the_server_is_not_ready_and_says_why(make_client: Any) -> None:

@@ -1,0 +1,167 @@
+"""The check of a GPU, tried on a CPU with tiny models: its needs, its words, what it survives."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu_check import __main__ as program
+from benchmarks.gpu_check import kernels, result, schedule
+from benchmarks.gpu_check.part import Part
+from benchmarks.gpu_check.schedule import PARTS, TINY_PARTS, read_report, run_all, run_part
+
+ROOT = Path(__file__).parent.parent.parent
+ABOUT = {"date": "2026-01-01", "commit": "abc"}
+NOT_NEEDED = (
+    "fastapi starlette pydantic uvicorn sqlalchemy alembic av soxr huggingface_hub tqdm numba"
+    " prometheus_client transformers multipart jiwer matplotlib whisper_normalizer"
+)
+
+
+def program_files() -> list[Path]:
+    folder = ROOT / "benchmarks" / "gpu_check"
+    return [path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("__")]
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one part found, with everything imported and all that is not needed absent."""
+    out = tmp_path_factory.mktemp("heard")
+    modules = ", ".join(f"benchmarks.gpu_check.{path.stem}" for path in program_files())
+    arguments = ["--device", "cpu", "--quick", "--parts", "listening-tiny", "--out", str(out)]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({NOT_NEEDED.split()!r}));"
+        f" import {modules}; from benchmarks.gpu_check.__main__ import main;"
+        f" sys.exit(main({arguments!r}))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    kept = json.loads((out / "gpu-cpu.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = kept["parts"]["listening-tiny"]
+    return found
+
+
+def part_of(name: str, home: Path) -> Part:
+    return Part(name, "cpu", home, home / "report.lines", time.monotonic() + 120, is_quick=True)
+
+
+@pytest.mark.slow
+def test_it_needs_torch_numpy_safetensors_and_tokenizers_alone(heard: dict[str, Any]) -> None:
+    assert (heard["state"], heard["figures"]["start"]["runner"]) == ("done", "AsrRunner")
+
+
+@pytest.mark.slow
+def test_a_part_measures_and_the_table_shows_it(heard: dict[str, Any], tmp_path: Path) -> None:
+    figures = heard["figures"]["2 of 2 s"]
+    assert (figures["requests"] >= 4, figures["cut_short"]) == (True, 0)
+    path = result.write(tmp_path, "Some GPU 80GB", {"listening-tiny": heard}, ABOUT)
+    assert path.name == "gpu-some-gpu-80gb.json"
+    text = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"| tiny, 2 of 2 s | {figures['latency_ms']} |" in text
+    assert "## Memory" in text
+
+
+@pytest.mark.slow
+def test_what_was_measured_before_stays(heard: dict[str, Any], tmp_path: Path) -> None:
+    result.write(tmp_path, "card", {"listening-tiny": heard}, ABOUT)
+    failed = {"state": "failed", "error": "RuntimeError: CUDA error", "figures": {}, "checks": {}}
+    path = result.write(tmp_path, "card", {"tiny": failed}, ABOUT | {"commit": "def"})
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert list(kept["parts"]) == ["listening-tiny", "tiny"]
+    assert [one["measured"]["commit"] for one in kept["parts"].values()] == ["abc", "def"]
+    assert kept["verdicts"] == {"tiny: failed, RuntimeError: CUDA error": False}
+
+
+def test_bounds_are_judged_where_their_figure_was_measured() -> None:
+    figures = {"1 streams": {"two_frames_ms": 15.0, "step_ms": 5.5}}
+    verdicts = result.judge({"speech-1.7b": {"state": "done", "figures": figures}})
+    assert verdicts == {
+        "speech-1.7b, 1 streams: two_frames_ms 15.0 <= 16.0": True,
+        "speech-1.7b, 1 streams: step_ms 5.5 <= 5.0": False,
+    }
+    for part, *_ in (*result.AT_MOST, *result.AT_LEAST):
+        assert part in PARTS
+
+
+def test_a_part_that_fails_is_reported_with_its_place(tmp_path: Path) -> None:
+    part = part_of("listening-tiny", tmp_path)
+    (tmp_path / "tiny-asr").mkdir()
+    assert run_part(part, TINY_PARTS["listening-tiny"]) == 1
+    error = read_report(part.report)["error"]
+    assert error.startswith("RuntimeError: ")
+    assert "has no config.json (checkpoints.py:" in error
+
+
+def test_what_the_engine_warns_of_is_noted_once(tmp_path: Path) -> None:
+    part = part_of("tiny", tmp_path)
+    noting = schedule.Noting(part)
+    for _ in range(2):
+        noting.handle(logging.makeLogRecord({"msg": "no graph\nof 3", "levelno": logging.WARNING}))
+    assert read_report(part.report)["notes"] == ["no graph"]
+
+
+def test_a_part_that_dies_or_hangs_is_reported_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        name, report = command[4], Path(command[command.index("--report") + 1])
+        report.write_text('{"figures": {"a": {"b": 1}}}\n{"figures": {"c', encoding="utf-8")
+        if name == "tiny":
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return subprocess.CompletedProcess(command, -11 if name == "machine" else 0)
+
+    monkeypatch.setattr(schedule.subprocess, "run", fake)
+    names, options = ["machine", "tiny", "forced-tiny"], ["--home", str(tmp_path)]
+    results = run_all(names, TINY_PARTS, end_s=time.monotonic() + 1000, options=options)
+    states = {name: (one["state"], one.get("error")) for name, one in results.items()}
+    assert states == {
+        "machine": ("failed", "ended with code -11"),
+        "tiny": ("timed out", "ended after 252 s"),
+        "forced-tiny": ("done", None),
+    }
+    assert all(one["figures"] == {"a": {"b": 1}} for one in results.values())
+
+
+def test_without_time_a_part_is_left_out(tmp_path: Path) -> None:
+    results = run_all(["tiny"], TINY_PARTS, end_s=time.monotonic(), options=[])
+    assert results["tiny"]["state"] == "left out"
+    assert not any(result.judge(results).values())
+
+
+def test_a_part_that_is_not_there_is_refused() -> None:
+    assert program.main(["--device", "cpu", "--parts", "speech-9b"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("nvjet_hsh_64x8_64x16_4x1_v_bz_TNT", "products"),
+        ("void gemv2T_kernel_val<int, int, __nv_bfloat16>", "products"),
+        ("_paged_attention_kernel", "attention"),
+        ("Memcpy DtoD (Device -> Device)", "copies"),
+        ("sm80_xmma_fprop_implicit_gemm_bf16", "convolutions"),
+        ("something_else", "other"),
+    ],
+)
+def test_kernels_are_told_apart_by_their_names(name: str, group: str) -> None:
+    assert kernels.group_of(name) == group
+
+
+@pytest.mark.slow
+def test_all_of_it_on_a_cpu(tmp_path: Path) -> None:
+    command = [str(ROOT / "scripts" / "gpu-check"), "--device", "cpu", "--quick"]
+    env = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run([*command, "--out", str(tmp_path)], env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    kept = json.loads((tmp_path / "gpu-cpu.json").read_text(encoding="utf-8"))
+    assert {name: one["state"] for name, one in kept["parts"].items()} == dict.fromkeys(
+        TINY_PARTS, "done"
+    )
+    assert kept["parts"]["speech-tiny"]["figures"]["kernels at 1"]["per_step"] > 100
+    assert len(kept["verdicts"]) > 10
+    assert all(kept["verdicts"].values())

@@ -1,0 +1,1 @@
+"""Makes speech_runs importable for the tests in the folders below."""

@@ -1,0 +1,153 @@
+"""The GPU's recognition runner without a GPU, against the CPU's on the same checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from listening_runs import Hearing, draw_sound, hearing_of, leave, run
+from stand_in import CPU, StandInLane
+
+from qwen3_audio.checkpoints import open_checkpoint
+from qwen3_audio.engine import gpu_hearing, gpu_prefill
+from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.gpu_listening import GpuAsrRunner
+from qwen3_audio.engine.gpu_tokens import LEFT, POSITION
+from qwen3_audio.engine.loading import ListeningModel, load_listening
+from qwen3_audio.settings import Settings
+from qwen3_audio.types import EndReason
+
+NUM_SLOTS = 5
+
+
+def load(folder: Path, device: Device) -> ListeningModel:
+    settings = Settings.from_env({"MAX_RUNNING": str(NUM_SLOTS)})
+    return load_listening(open_checkpoint(folder), settings, device, lambda *report: None)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_asr: Path) -> ListeningModel:
+    return load(tiny_asr / "tiny-asr", Device(CPU, torch.float32))
+
+
+@pytest.fixture(scope="module")
+def graphs(tiny_asr: Path) -> ListeningModel:
+    return load(tiny_asr / "tiny-asr", Device(CPU, torch.float32, lanes=StandInLane))
+
+
+def pieces(model: ListeningModel) -> list[Hearing]:
+    """Shorter than a chunk, several windows, every kind of setting."""
+    return [
+        hearing_of(model, draw_sound(0.3, 1), max_tokens=9),
+        hearing_of(model, draw_sound(2.0, 2), settings=(1.0, 0, 1.0), seed=7),
+        hearing_of(model, draw_sound(19.5, 3), language="English", max_tokens=5),
+        hearing_of(model, draw_sound(1.0, 4), context="the water", settings=(0.7, 5, 0.9)),
+        hearing_of(model, draw_sound(8.0, 5), settings=(2.0, 0, 0.5), seed=2**63 - 1),
+        hearing_of(model, draw_sound(0.0127, 6), max_tokens=1),
+        hearing_of(model, np.concatenate([1e-6 * draw_sound(1.5, 8), draw_sound(1.5, 9)])),
+        hearing_of(model, draw_sound(3.3, 7), settings=(1.3, 1 << 31, 1.0), seed=9),
+    ]
+
+
+def assert_same(ones: Sequence[Hearing], others: Sequence[Hearing]) -> None:
+    for one, other in zip(ones, others, strict=True):
+        assert one.seq.token_ids == other.seq.token_ids
+        assert one.texts == other.texts
+        assert one.end is not None and other.end is not None
+        assert one.end.avg_logprob == pytest.approx(other.end.avg_logprob, abs=1e-4)
+        assert one.end == replace(other.end, avg_logprob=one.end.avg_logprob)
+
+
+def runner_of(model: ListeningModel) -> GpuAsrRunner:
+    assert isinstance(model.runner, GpuAsrRunner)
+    return model.runner
+
+
+@pytest.fixture(scope="module")
+def expected(plain: ListeningModel) -> list[Hearing]:
+    """Each piece alone on the CPU's runner."""
+    alone = pieces(plain)
+    for piece in alone:
+        run(plain, {0: [piece]})
+    return alone
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 3, 4, NUM_SLOTS), (NUM_SLOTS,)], ids=["exact", "padded"])
+def test_a_busy_batch_hears_what_the_plain_runner_hears_of_each_alone(
+    graphs: ListeningModel,
+    expected: list[Hearing],
+    sizes: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More pieces than slots; they join at different tokens, and others leave in between."""
+    monkeypatch.setattr(runner_of(graphs)._tokens, "sizes", sizes)
+    got, passing = pieces(graphs), pieces(graphs)[1:3]
+    joining = {0: [passing[0], *got[:2]], 1: [passing[1], *got[2:3]], 4: got[3:]}
+    run(graphs, joining, {3: passing[:1], 5: passing[1:]})
+    assert_same(expected, got)
+    assert passing[0].seq.token_ids == expected[1].seq.token_ids[:2]
+    assert passing[1].seq.token_ids == expected[2].seq.token_ids[:3]
+
+
+def test_clips_are_heard_alike_in_any_company(
+    graphs: ListeningModel, expected: list[Hearing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In graphs that are too large, and when one graph does not take all of them."""
+    monkeypatch.setattr(gpu_hearing, "CHUNKS", (21,))
+    monkeypatch.setattr(gpu_hearing, "WINDOWS", (21,))
+    got = pieces(graphs)
+    run(graphs, {0: got})
+    assert_same(expected, got)
+
+
+def test_a_prompt_longer_than_every_graph_is_read_without_one(
+    graphs: ListeningModel, expected: list[Hearing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_prefill, "ROWS", (16, 64))
+    got = pieces(graphs)
+    run(graphs, {0: got[:1], 2: got[1:]})
+    assert_same(expected, got)
+
+
+def test_tokens_are_read_one_step_after_they_were_asked_for(graphs: ListeningModel) -> None:
+    runner = runner_of(graphs)
+    one, other = (hearing_of(graphs, draw_sound(1.0, seed), max_tokens=4) for seed in (1, 2))
+    runner.scheduler.add([one.seq])
+    for number in range(1, 5):
+        if number == 3:
+            runner.scheduler.add([other.seq])
+        assert runner.step() == []
+        assert (one.seq.num_launched, len(one.seq.token_ids)) == (number, number - 1)
+        assert len(other.seq.token_ids) == max(0, number - 3)
+    leave(graphs, other)
+    (ending,) = runner.step()
+    assert (ending.seq, ending.reason) == (one.seq, EndReason.LENGTH)
+    assert (len(one.seq.token_ids), len(other.seq.token_ids)) == (4, 1)
+    leave(graphs, one)
+    assert not runner.has_work
+
+
+def test_the_device_knows_an_end_before_the_host_does(graphs: ListeningModel) -> None:
+    """From then on the slot writes nothing."""
+    runner, sound = runner_of(graphs), draw_sound(1.0)
+    spoken = hearing_of(graphs, sound, max_tokens=8)
+    run(graphs, {0: [spoken]})
+    tokens = spoken.seq.token_ids
+    at = next(at for at in range(1, 8) if tokens[at] not in tokens[:at])
+    ends, whole = runner._tokens._eos, runner._tokens.whole
+    before = ends.clone()
+    ends.fill_(tokens[at])
+    hearing = hearing_of(graphs, sound, max_tokens=8)
+    runner.scheduler.add([hearing.seq])
+    seen = []
+    for _ in range(at + 3):
+        runner.step()
+        seen.append([int(whole[row, hearing.seq.slot]) for row in (LEFT, POSITION)])
+    start = hearing.seq.num_prompt_tokens - 1
+    going = [[7 - number, start + number + 1] for number in range(at)]
+    assert seen == [*going, *[[0, start + at + 1]] * 3]
+    ends.copy_(before)
+    leave(graphs, hearing)
+    runner.step()
