@@ -113,7 +113,7 @@ def _examine_device(settings: Settings, found: Sequence[Checkpoint]) -> Iterator
         yield Finding(Level.PROBLEM, f"torch: can't be imported: {error}")
         return
     yield Finding(Level.OK, f"torch: {torch.__version__}")
-    from qwen3_audio.engine.gpu import find_gpu_trouble
+    from qwen3_audio.engine.gpu.availability import find_gpu_trouble
 
     device, level = settings.qwen_tts_device, Level.NOTE
     trouble = None if device == "cpu" else find_gpu_trouble(torch.device(device or "cuda:0"))

@@ -13,7 +13,7 @@ from breaking_server import SENTENCE
 from live_process import run_server
 
 from qwen3_audio.checkpoints import open_checkpoint
-from qwen3_audio.engine.device_errors import FINAL, PASSING, diagnose
+from qwen3_audio.engine.gpu.errors import FINAL, PASSING, diagnose
 from qwen3_audio.engine.local import LocalBackend, build_backend
 from qwen3_audio.errors import EngineFailed
 from qwen3_audio.settings import Settings

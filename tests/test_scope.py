@@ -18,7 +18,7 @@ SCOPE = Scope("simple English")
         ("Good morning.", "Good morning."),
         ("Crème brûlée, São Paulo", "Creme brulee, Sao Paulo"),
         ("Łódź und Straße", "Lodz und Strasse"),
-        ("It’s “fine” — really…", "It's \"fine\" - really..."),
+        ("It’s “fine” — really…", 'It\'s "fine" - really...'),
         ("Hello 👋🏽 world 🌍!", "Hello world !"),
         ("Ｆｕｌｌ ｗｉｄｔｈ １２", "Full width 12"),
         ("room ٤٢", "room 42"),

@@ -7,8 +7,8 @@ from functools import partial
 
 import torch
 
-from qwen3_audio.engine.gpu import find_gpu_trouble, find_missing_kernels
-from qwen3_audio.engine.graphs import CudaLane, Lane
+from qwen3_audio.engine.gpu.availability import find_gpu_trouble, find_missing_kernels
+from qwen3_audio.engine.gpu.graphs import CudaLane, Lane
 from qwen3_audio.errors import StartError
 from qwen3_audio.kernels.compiled import NoKernels
 from qwen3_audio.kernels.numba_products import NoNumba, NumbaProducts

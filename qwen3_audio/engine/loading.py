@@ -14,7 +14,7 @@ from qwen3_audio.checkpoints import Checkpoint
 from qwen3_audio.engine.asr import AsrRunner, ListeningRunner
 from qwen3_audio.engine.codecs import SharedCodecs, codec_weights
 from qwen3_audio.engine.device import Device
-from qwen3_audio.engine.gpu_loading import listening_in_graphs, speech_in_graphs
+from qwen3_audio.engine.gpu.loading import listening_in_graphs, speech_in_graphs
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, KvPool
 from qwen3_audio.engine.memory import (
     LISTENING_SLOTS,

@@ -13,8 +13,8 @@ import torch
 from qwen3_audio.checkpoints import Checkpoint
 from qwen3_audio.engine.codecs import SharedCodecs
 from qwen3_audio.engine.device import Device
-from qwen3_audio.engine.device_errors import diagnosis_for
 from qwen3_audio.engine.engine import Engine
+from qwen3_audio.engine.gpu.errors import diagnosis_for
 from qwen3_audio.engine.guards import LoopDetector, SilenceDetector, frame_budget
 from qwen3_audio.engine.listening import transcribe
 from qwen3_audio.engine.loading import (

@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_engine import KIND, Count, CountRunner, collect, count, items, until
 
-from qwen3_audio.engine.device_errors import (
+from qwen3_audio.engine.engine import SPOILED, Engine, Fault
+from qwen3_audio.engine.gpu.errors import (
     FINAL,
     OUT_OF_MEMORY,
     PASSING,
@@ -17,7 +18,6 @@ from qwen3_audio.engine.device_errors import (
     diagnosis_for,
     is_device_error,
 )
-from qwen3_audio.engine.engine import SPOILED, Engine, Fault
 from qwen3_audio.errors import EngineFailed
 from qwen3_audio.types import EndReason
 

@@ -10,7 +10,7 @@ import torch
 from qwen3_audio.checkpoints import Checkpoint, open_checkpoint
 from qwen3_audio.engine import gpu, memory
 from qwen3_audio.engine.device import Device
-from qwen3_audio.engine.gpu import find_gpu_trouble
+from qwen3_audio.engine.gpu.availability import find_gpu_trouble
 from qwen3_audio.engine.memory import (
     MIN_ROOM_BYTES,
     RESERVE_BYTES,

@@ -12,7 +12,7 @@ from stand_in import StandInMark, needs_host
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from qwen3_audio.engine.graphs import Late, Mark, Run
+from qwen3_audio.engine.gpu.graphs import Late, Mark, Run
 
 META = torch.device("meta")
 

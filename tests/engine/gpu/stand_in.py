@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qwen3_audio.engine.graphs import Late, Mark, Run
+from qwen3_audio.engine.gpu.graphs import Late, Mark, Run
 
 CPU = torch.device("cpu")
 POISON = -(2**40)

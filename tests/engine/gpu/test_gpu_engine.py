@@ -28,8 +28,8 @@ from qwen3_audio.engine import gpu_codec
 from qwen3_audio.engine.asr import AsrRunner
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.engine import Engine
-from qwen3_audio.engine.gpu_listening import GpuAsrRunner
-from qwen3_audio.engine.gpu_speech import GpuSpeechRunner
+from qwen3_audio.engine.gpu.listening import GpuAsrRunner
+from qwen3_audio.engine.gpu.speech import GpuSpeechRunner
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS
 from qwen3_audio.engine.loading import SpeechModel, load_listening
 from qwen3_audio.engine.sink import Sink

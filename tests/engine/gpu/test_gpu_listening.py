@@ -13,8 +13,8 @@ from stand_in import CPU, StandInLane
 from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine import gpu_hearing, gpu_prefill
 from qwen3_audio.engine.device import Device
-from qwen3_audio.engine.gpu_listening import GpuAsrRunner
-from qwen3_audio.engine.gpu_tokens import LEFT, POSITION
+from qwen3_audio.engine.gpu.listening import GpuAsrRunner
+from qwen3_audio.engine.gpu.tokens import LEFT, POSITION
 from qwen3_audio.engine.loading import ListeningModel, load_listening
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import EndReason

@@ -23,8 +23,8 @@ from speech_runs import (
 )
 from stand_in import StandInLane
 
-from qwen3_audio.engine.gpu_slots import FRAME, LEFT, POSITION
-from qwen3_audio.engine.gpu_speech import GpuSpeechRunner
+from qwen3_audio.engine.gpu.slots import FRAME, LEFT, POSITION
+from qwen3_audio.engine.gpu.speech import GpuSpeechRunner
 from qwen3_audio.engine.loading import SpeechModel
 from qwen3_audio.types import EndReason, ModelKind, Sampling
 

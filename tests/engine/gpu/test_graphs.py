@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from stand_in import NotCapturable, StandInLane
 from torch import Tensor
 
-from qwen3_audio.engine.gpu_slots import BatchSlots
-from qwen3_audio.engine.graphs import BATCHES, Graphs, Late, round_up, sizes_up_to
+from qwen3_audio.engine.gpu.graphs import BATCHES, Graphs, Late, round_up, sizes_up_to
+from qwen3_audio.engine.gpu.slots import BatchSlots
 
 
 @given(most=st.integers(1, 1000), data=st.data())

@@ -10,8 +10,8 @@ from speech_runs import request_of, speech_of
 
 from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine.device import Device
-from qwen3_audio.engine.gpu_listening import GpuAsrRunner
-from qwen3_audio.engine.gpu_speech import GpuSpeechRunner
+from qwen3_audio.engine.gpu.listening import GpuAsrRunner
+from qwen3_audio.engine.gpu.speech import GpuSpeechRunner
 from qwen3_audio.engine.loading import load_listening, load_speech
 from qwen3_audio.settings import Settings
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qwen3_audio.engine.graphs import Graphs, Lane, Run, round_up
+from qwen3_audio.engine.gpu.graphs import Graphs, Lane, Run, round_up
 from qwen3_audio.models.asr import AudioEncoder, num_audio_tokens
 from qwen3_audio.models.mel import LISTEN_HOP, LISTEN_RATE_HZ, LISTEN_WINDOW, mel_filters
 from qwen3_audio.models.windows import Windows, window_spans

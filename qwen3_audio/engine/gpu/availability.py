@@ -5,7 +5,7 @@ import warnings
 
 import torch
 
-from qwen3_audio.engine.device_errors import probe_gpu
+from qwen3_audio.engine.gpu.errors import probe_gpu
 
 
 def find_gpu_trouble(device: torch.device) -> str | None:

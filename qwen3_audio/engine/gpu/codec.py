@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3_audio.engine.graphs import Graphs, Lane, Late, Mark, Run, round_up, sizes_up_to
+from qwen3_audio.engine.gpu.graphs import Graphs, Lane, Late, Mark, Run, round_up, sizes_up_to
 from qwen3_audio.engine.speech_sound import CHUNK_FRAMES, SoundMaker, SpeechSequence, most_urgent
 from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.types import Codes

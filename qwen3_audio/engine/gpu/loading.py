@@ -7,9 +7,9 @@ from torch import Tensor
 
 from qwen3_audio.engine.asr import AsrSequence
 from qwen3_audio.engine.device import Device
-from qwen3_audio.engine.gpu_codec import GpuSoundMaker
-from qwen3_audio.engine.gpu_listening import GpuAsrRunner
-from qwen3_audio.engine.gpu_speech import GpuSpeechRunner
+from qwen3_audio.engine.gpu.codec import GpuSoundMaker
+from qwen3_audio.engine.gpu.listening import GpuAsrRunner
+from qwen3_audio.engine.gpu.speech import GpuSpeechRunner
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.scheduler import Scheduler
 from qwen3_audio.engine.speech_sound import SpeechSequence

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qwen3_audio.engine.gpu_prefill import page_sizes
-from qwen3_audio.engine.gpu_slots import (
+from qwen3_audio.engine.gpu.graphs import Graphs, Lane, Late, Run, round_up, sizes_up_to
+from qwen3_audio.engine.gpu.prefill import page_sizes
+from qwen3_audio.engine.gpu.slots import (
     FRAME,
     NUM_TRAILING,
     POSITION,
@@ -22,7 +23,6 @@ from qwen3_audio.engine.gpu_slots import (
     SlotRows,
     SpeechSlots,
 )
-from qwen3_audio.engine.graphs import Graphs, Lane, Late, Run, round_up, sizes_up_to
 from qwen3_audio.engine.kv_cache import KvPool
 from qwen3_audio.engine.sampling import draw_keys
 from qwen3_audio.kernels.fused.ops import FusedOps

@@ -16,10 +16,10 @@ from torch import Tensor
 from qwen3_audio.engine.asr import AsrSequence, ListeningRunner
 from qwen3_audio.engine.asr_prompt import AsrPrompt, build_prompt
 from qwen3_audio.engine.engine import Ending
-from qwen3_audio.engine.gpu_hearing import GpuHearing
-from qwen3_audio.engine.gpu_prefill import PackedPrefill, Part
-from qwen3_audio.engine.gpu_tokens import TokenGraphs
-from qwen3_audio.engine.graphs import Lane, Late
+from qwen3_audio.engine.gpu.graphs import Lane, Late
+from qwen3_audio.engine.gpu.hearing import GpuHearing
+from qwen3_audio.engine.gpu.prefill import PackedPrefill, Part
+from qwen3_audio.engine.gpu.tokens import TokenGraphs
 from qwen3_audio.engine.kv_cache import PageBook
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.scheduler import Scheduler

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from qwen3_audio.engine.asr import AsrSequence
 from qwen3_audio.engine.asr_prompt import AsrPrompt
-from qwen3_audio.engine.gpu_prefill import page_sizes
-from qwen3_audio.engine.gpu_slots import BatchSlots, take_pages
-from qwen3_audio.engine.graphs import Graphs, Lane, Late, Run, round_up, sizes_up_to
+from qwen3_audio.engine.gpu.graphs import Graphs, Lane, Late, Run, round_up, sizes_up_to
+from qwen3_audio.engine.gpu.prefill import page_sizes
+from qwen3_audio.engine.gpu.slots import BatchSlots, take_pages
 from qwen3_audio.engine.kv_cache import KvPool
 from qwen3_audio.engine.sampling import draw_keys
 from qwen3_audio.kernels.fused.ops import FusedOps

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qwen3_audio.engine.gpu import first_sentence
+from qwen3_audio.engine.gpu.availability import first_sentence
 
 K = TypeVar("K", bound=Hashable)
 Run = Callable[[], None]

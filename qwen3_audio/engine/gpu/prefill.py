@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3_audio.engine.graphs import Graphs, Lane, Run, round_up, sizes_up_to
+from qwen3_audio.engine.gpu.graphs import Graphs, Lane, Run, round_up, sizes_up_to
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS, KvPool, PrefillAttention
 from qwen3_audio.engine.kv_cache import Places as PoolPlaces
 from qwen3_audio.kernels.fused.layers import FusedLayers

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from qwen3_audio.engine.engine import Ending
-from qwen3_audio.engine.gpu_codec import GpuSoundMaker
-from qwen3_audio.engine.gpu_frames import FrameGraphs
-from qwen3_audio.engine.gpu_prefill import PackedPrefill, Part
-from qwen3_audio.engine.gpu_prompts import embed_prompts
-from qwen3_audio.engine.gpu_slots import FRAME, NewSpeech, SpeechSlots
-from qwen3_audio.engine.graphs import Lane, Late
+from qwen3_audio.engine.gpu.codec import GpuSoundMaker
+from qwen3_audio.engine.gpu.frames import FrameGraphs
+from qwen3_audio.engine.gpu.graphs import Lane, Late
+from qwen3_audio.engine.gpu.prefill import PackedPrefill, Part
+from qwen3_audio.engine.gpu.prompts import embed_prompts
+from qwen3_audio.engine.gpu.slots import FRAME, NewSpeech, SpeechSlots
 from qwen3_audio.engine.kv_cache import PageBook
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.scheduler import Scheduler

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3_audio.engine.graphs import Lane
+from qwen3_audio.engine.gpu.graphs import Lane
 from qwen3_audio.engine.kv_cache import KvPool
 from qwen3_audio.engine.sequence import Sequence
 from qwen3_audio.engine.speech_sound import SpeechSequence

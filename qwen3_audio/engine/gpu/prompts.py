@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3_audio.engine.graphs import Lane
+from qwen3_audio.engine.gpu.graphs import Lane
 from qwen3_audio.engine.prompts import NONE, Prompt
 from qwen3_audio.models.talker import Talker
 
