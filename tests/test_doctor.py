@@ -14,7 +14,7 @@ from kernel_caches import cache_with_numba_alone, home_with_kernels
 from qwen3_audio import doctor
 from qwen3_audio.cli import build_parser, run
 from qwen3_audio.doctor import Finding, Level, examine
-from qwen3_audio.engine import gpu
+from qwen3_audio.engine.gpu import availability
 from qwen3_audio.machine import allowed_cores, available_memory_bytes
 from qwen3_audio.settings import VARIABLES, Settings
 
@@ -118,7 +118,7 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, tiny_asr: Path) -> 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10e9, 24e9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
-    monkeypatch.setattr(gpu, "probe_gpu", lambda device: None)
+    monkeypatch.setattr(availability, "probe_gpu", lambda device: None)
     texts = [finding.text for finding in examine(Settings(), [], is_demo=True)]
     assert "device: cuda:0, Some GPU, bfloat16, 10.0 of 24.0 GB free" in texts
     assert "products: Triton kernels" in texts

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from qwen3_audio.checkpoints import Checkpoint, open_checkpoint
-from qwen3_audio.engine import gpu, memory
+from qwen3_audio.engine import memory
 from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.gpu import availability
 from qwen3_audio.engine.gpu.availability import find_gpu_trouble
 from qwen3_audio.engine.memory import (
     MIN_ROOM_BYTES,
@@ -37,7 +38,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 * 10**9, 24 * 10**9))
-    monkeypatch.setattr(gpu, "probe_gpu", lambda device: None)
+    monkeypatch.setattr(availability, "probe_gpu", lambda device: None)
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_card_too_old_for_torch_is_said(card: None, monkeypatch: pytest.Monkey
     def probe(device: torch.device) -> None:
         raise RuntimeError("CUDA error: no kernel image is available\nCUDA kernel errors might be")
 
-    monkeypatch.setattr(gpu, "probe_gpu", probe)
+    monkeypatch.setattr(availability, "probe_gpu", probe)
     trouble = find_gpu_trouble(GPU)
     assert trouble == "it can't compute (CUDA error: no kernel image is available)"
 
@@ -112,7 +113,7 @@ def test_without_triton_torch_does_the_work_unless_the_gpu_is_required(
     card: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Device.choose(settings).products == "Triton kernels"
-    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(availability.importlib.util, "find_spec", lambda name: None)
     device = Device.choose(settings)
     assert device.products == "torch"
     text = device.explain_missing(wants_int8=False)

@@ -24,10 +24,10 @@ from stand_in import CPU
 
 from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine import device as device_module
-from qwen3_audio.engine import gpu_codec
 from qwen3_audio.engine.asr import AsrRunner
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.engine import Engine
+from qwen3_audio.engine.gpu import codec
 from qwen3_audio.engine.gpu.listening import GpuAsrRunner
 from qwen3_audio.engine.gpu.speech import GpuSpeechRunner
 from qwen3_audio.engine.kv_cache import PAGE_POSITIONS
@@ -56,7 +56,7 @@ def speak(model: SpeechModel, seed: int, **settings: Any) -> Speech:
 def test_frames_stop_before_they_overrun_the_codec(
     plain: SpeechModel, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_codec, "RING_FRAMES", 16)
+    monkeypatch.setattr(codec, "RING_FRAMES", 16)
     later = LaterExecutor()
     model = load_tts(folder, as_graphs(), executor=later)
     expected = run_alone(plain, speak(plain, 1, max_frames=25))

@@ -11,8 +11,8 @@ from listening_runs import Hearing, draw_sound, hearing_of, leave, run
 from stand_in import CPU, StandInLane
 
 from qwen3_audio.checkpoints import open_checkpoint
-from qwen3_audio.engine import gpu_hearing, gpu_prefill
 from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.gpu import hearing, prefill
 from qwen3_audio.engine.gpu.listening import GpuAsrRunner
 from qwen3_audio.engine.gpu.tokens import LEFT, POSITION
 from qwen3_audio.engine.loading import ListeningModel, load_listening
@@ -95,8 +95,8 @@ def test_clips_are_heard_alike_in_any_company(
     graphs: ListeningModel, expected: list[Hearing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In graphs that are too large, and when one graph does not take all of them."""
-    monkeypatch.setattr(gpu_hearing, "CHUNKS", (21,))
-    monkeypatch.setattr(gpu_hearing, "WINDOWS", (21,))
+    monkeypatch.setattr(hearing, "CHUNKS", (21,))
+    monkeypatch.setattr(hearing, "WINDOWS", (21,))
     got = pieces(graphs)
     run(graphs, {0: got})
     assert_same(expected, got)
@@ -105,7 +105,7 @@ def test_clips_are_heard_alike_in_any_company(
 def test_a_prompt_longer_than_every_graph_is_read_without_one(
     graphs: ListeningModel, expected: list[Hearing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_prefill, "ROWS", (16, 64))
+    monkeypatch.setattr(prefill, "ROWS", (16, 64))
     got = pieces(graphs)
     run(graphs, {0: got[:1], 2: got[1:]})
     assert_same(expected, got)
