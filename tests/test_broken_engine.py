@@ -19,6 +19,8 @@ from qwen3_audio.errors import EngineFailed
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import ModelKind, Pcm, SpeechEnd, SpeechRequest
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_server_without_its_device_says_so_and_ends() -> None:
     with run_server(["tests/breaking_server.py"], PYTHONPATH=".:tests") as server:

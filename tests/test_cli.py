@@ -209,6 +209,7 @@ def test_say_writes_a_file_by_its_extension(
     assert Path("a.mp3").read_bytes()[:2] in (b"\xff\xf3", b"\xff\xfb")
 
 
+@pytest.mark.slow
 def test_say_clones_a_reference(tiny_tts: Path) -> None:
     custom = ("--model-path", str(tiny_tts / "tiny-CustomVoice"))
     assert call("say", "This is the reference.", "--seed", "1", "--out", "ref.wav", *custom) == 0
@@ -224,7 +225,7 @@ def test_say_clones_a_reference(tiny_tts: Path) -> None:
         (["Hi", "--out", "gone/a.wav"], "there is no folder gone"),
         (["Hi", "--speed", "9"], "speed"),
         (["Hi", "--voice", "nobody"], "Unknown voice 'nobody'"),
-        (["Hi", "--language", "Klingon"], "Klingon"),
+        pytest.param(["Hi", "--language", "Klingon"], "Klingon", marks=pytest.mark.slow),
         (["Hi", "--reference", "gone.wav"], "Can't read gone.wav"),
         ([" "], "input is empty"),
     ],
@@ -236,6 +237,7 @@ def test_say_refuses_in_a_sentence(
     assert words in refusal(capsys, "say", *arguments, *model)
 
 
+@pytest.mark.slow
 def test_transcribe_goes_on_after_a_file_that_is_no_sound(
     capsys: pytest.CaptureFixture[str], tiny_asr: Path
 ) -> None:

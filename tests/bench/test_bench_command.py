@@ -55,6 +55,7 @@ def test_a_server_of_our_own_is_measured_from_start_to_file(
     assert "above 1: B is better" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_answers_with_errors_are_counted_by_kind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

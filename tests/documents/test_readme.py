@@ -22,6 +22,7 @@ NOT_RUN = {
     "Models #2": "a download",
     "Start with models #3": "run with the document that it is from",
     "Preparing a reference": "the ffmpeg program",
+    "GPU": "minutes, and a GPU: tests/benchmarks/test_gpu_check.py runs it on a CPU",
     "Docker": "Docker",
     "Docker #2": "Docker with a GPU",
     "Users and keys": "needs a server with ADMIN_TOKEN: tests/web/test_accounts.py",

@@ -71,6 +71,7 @@ def refusal(settings: Settings) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_old_driver_is_one_sentence_and_the_cpu(no_card: None, settings: Settings) -> None:
     device = Device.choose(settings)
     assert device.device.type == "cpu"
@@ -125,6 +126,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free_bytes, 24 * 10**9))
 
 
+@pytest.mark.slow
 def test_a_full_card_gives_way_to_the_cpu_and_says_so(
     card: None,
     settings: Settings,

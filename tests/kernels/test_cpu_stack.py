@@ -252,9 +252,12 @@ def test_a_broken_compiler_is_told_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_torn_library_is_made_again(tmp_path: Path) -> None:
-    Kernels(tmp_path / "whole", 1).close()
-    (whole,) = (tmp_path / "whole").iterdir()
+def test_a_torn_library_is_made_again(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shared = tmp_path_factory.getbasetemp() / "kernels"
+    Kernels(shared, 1).close()
+    (whole,) = shared.iterdir()
     torn = tmp_path / "torn" / whole.name
     torn.parent.mkdir()
     torn.write_bytes(whole.read_bytes()[:500])

@@ -38,6 +38,8 @@ from qwen3_audio.engine.tts import TtsRunner
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import EndReason, ModelKind, SpeechEnd
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tiny_tts: Path) -> Path:
