@@ -15,7 +15,7 @@ from qwen3_audio.web.errors import STATUS
 ROOT = Path(__file__).parent.parent / "qwen3_audio"
 
 # Everyone may stand on the floor: the standard library and numpy, nothing that takes long.
-FLOOR = {"errors", "types", "languages", "settings", "sentences", "scope", "checkpoints", "machine"}
+FLOOR = {"errors", "types", "languages", "settings", "sentences", "checkpoints", "machine"}
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
@@ -23,7 +23,6 @@ MAY_IMPORT = {
     "languages": {"errors"},
     "settings": {"errors", "types"},
     "sentences": {"errors", "languages"},
-    "scope": {"errors"},
     "checkpoints": {"errors", "types"},
     "machine": set(),
     # Rooms that know one thing
