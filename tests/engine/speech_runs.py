@@ -11,10 +11,19 @@ from numpy.typing import NDArray
 from qwen3_audio.engine.guards import LoopDetector, SilenceDetector
 from qwen3_audio.engine.loading import SpeechModel
 from qwen3_audio.engine.speech_sound import SpeechSequence
-from qwen3_audio.types import EndReason, ModelKind, Pcm, Sampling, SpeechEnd, SpeechRequest
+from qwen3_audio.types import (
+    EndReason,
+    ModelKind,
+    Pcm,
+    Sampling,
+    SpeechEnd,
+    SpeechRequest,
+    VoicePrompt,
+)
 
 FRAME_SAMPLES = 1920
 TEXT = "the other in the end"
+GREEDY = Sampling(temperature=0.0)
 _ids = itertools.count()
 
 
@@ -135,3 +144,40 @@ def ended(speech: Speech) -> tuple[EndReason, int]:
     assert speech.end.num_frames == len(speech.frames)
     assert len(speech.sound) == len(speech.frames) * FRAME_SAMPLES
     return speech.end.reason, speech.end.num_frames
+
+
+def draw_voice(model: SpeechModel, num_frames: int | None, seed: int = 0) -> VoicePrompt:
+    """A reference that nobody said; without frames its vector only."""
+    random = np.random.default_rng(seed)
+    config = model.runner.talker.config
+    vector = random.standard_normal(config.stack.hidden_size).astype(np.float32)
+    if num_frames is None:
+        return VoicePrompt(vector)
+    shape = (num_frames, config.num_code_groups)
+    codes = random.integers(0, config.codebook_size, shape, np.int16)
+    return VoicePrompt(vector, codes, "in the end")
+
+
+SETTINGS = (
+    Sampling(),
+    GREEDY,
+    Sampling(temperature=1.5, top_k=0, top_p=0.7),
+    Sampling(temperature=0.3, top_k=5),
+    Sampling(temperature=2.0, top_k=3000),
+    Sampling(top_p=0.1),
+)
+
+
+def mixed_requests(model: SpeechModel, lengths: Sequence[int]) -> list[Speech]:
+    """All layouts and settings at once; `lengths` in frames, one for each of SETTINGS."""
+    speeches = []
+    for at, (sampling, max_frames) in enumerate(zip(SETTINGS, lengths, strict=True)):
+        voice = draw_voice(model, (None, 3, 40)[at % 3], seed=at)
+        text = TEXT if at < 4 else f"{TEXT}, {TEXT} and {TEXT}; {TEXT} at last"
+        request = request_of(
+            ModelKind.BASE, text=text, seed=at * 1000, sampling=sampling, voice_prompt=voice
+        )
+        speeches.append(
+            speech_of(model, request, max_frames=max_frames, is_streaming_text=at % 2 == 1)
+        )
+    return speeches

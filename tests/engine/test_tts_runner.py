@@ -9,11 +9,13 @@ import pytest
 import torch
 from speech_runs import (
     FRAME_SAMPLES,
+    GREEDY,
     TEXT,
-    Speech,
     assert_clean,
+    draw_voice,
     ended,
     leave,
+    mixed_requests,
     request_of,
     run,
     run_alone,
@@ -27,10 +29,10 @@ from qwen3_audio.engine.loading import SpeechModel, load_speech
 from qwen3_audio.engine.tts import resolve
 from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.settings import Settings
-from qwen3_audio.types import EndReason, ModelKind, Pcm, Sampling, VoicePrompt
+from qwen3_audio.types import EndReason, ModelKind, Pcm, Sampling
 
 NUM_SLOTS = 4
-GREEDY = Sampling(temperature=0.0)
+LENGTHS = range(10, 28, 3)  # frames of mixed requests
 
 
 def load(folder: Path, kernels: Kernels | None = None) -> SpeechModel:
@@ -57,47 +59,10 @@ def base(
         kernels.close()
 
 
-def draw_voice(model: SpeechModel, num_frames: int | None, seed: int = 0) -> VoicePrompt:
-    """A reference that nobody said; without frames its vector only."""
-    random = np.random.default_rng(seed)
-    config = model.runner.talker.config
-    vector = random.standard_normal(config.stack.hidden_size).astype(np.float32)
-    if num_frames is None:
-        return VoicePrompt(vector)
-    shape = (num_frames, config.num_code_groups)
-    codes = random.integers(0, config.codebook_size, shape, np.int16)
-    return VoicePrompt(vector, codes, "in the end")
-
-
-SETTINGS = (
-    Sampling(),
-    GREEDY,
-    Sampling(temperature=1.5, top_k=0, top_p=0.7),
-    Sampling(temperature=0.3, top_k=5),
-    Sampling(temperature=2.0, top_k=3000),
-    Sampling(top_p=0.1),
-)
-
-
-def mixed_requests(model: SpeechModel) -> list[Speech]:
-    """All layouts, lengths and settings at once."""
-    speeches = []
-    for at, sampling in enumerate(SETTINGS):
-        voice = draw_voice(model, (None, 3, 40)[at % 3], seed=at)
-        text = TEXT if at < 4 else f"{TEXT}, {TEXT} and {TEXT}; {TEXT} at last"
-        request = request_of(
-            ModelKind.BASE, text=text, seed=at * 1000, sampling=sampling, voice_prompt=voice
-        )
-        speeches.append(
-            speech_of(model, request, max_frames=10 + 3 * at, is_streaming_text=at % 2 == 1)
-        )
-    return speeches
-
-
 def test_a_request_alone_and_in_a_busy_batch_are_the_same(base: SpeechModel) -> None:
     """More requests than slots; they join at different frames, and others leave in between."""
-    alone, busy = mixed_requests(base), mixed_requests(base)
-    passing = mixed_requests(base)[0:3:2]
+    alone, busy, passing = (mixed_requests(base, LENGTHS) for _ in range(3))
+    passing = passing[0:3:2]
     for speech in alone:
         run_alone(base, speech)
     joining = {0: [passing[0], busy[0]], 1: [busy[1]], 3: [passing[1]], 4: busy[2:5], 20: busy[5:]}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stack_weights import draw_stack_weights
 from torch import Tensor
 
 from qwen3_audio.engine.kv_cache import DecodeAttention, KvPool
@@ -53,26 +54,8 @@ def kernels(
 
 
 def random_weights(dtype: torch.dtype, config: StackConfig = CONFIG) -> dict[str, Tensor]:
-    generator, c = torch.Generator().manual_seed(1), config
-    shapes = {
-        "self_attn.q_proj": (c.num_heads * c.head_dim, c.hidden_size),
-        "self_attn.k_proj": (c.num_kv_heads * c.head_dim, c.hidden_size),
-        "self_attn.v_proj": (c.num_kv_heads * c.head_dim, c.hidden_size),
-        "self_attn.o_proj": (c.hidden_size, c.num_heads * c.head_dim),
-        "mlp.gate_proj": (c.intermediate_size, c.hidden_size),
-        "mlp.up_proj": (c.intermediate_size, c.hidden_size),
-        "mlp.down_proj": (c.hidden_size, c.intermediate_size),
-        "self_attn.q_norm": (c.head_dim,),
-        "self_attn.k_norm": (c.head_dim,),
-        "input_layernorm": (c.hidden_size,),
-        "post_attention_layernorm": (c.hidden_size,),
-    }
-    weights = {
-        f"layers.{i}.{name}.weight": torch.randn(shape, generator=generator) / shape[-1] ** 0.5
-        for i in range(c.num_layers)
-        for name, shape in shapes.items()
-    }
-    weights["norm.weight"] = torch.ones(c.hidden_size)
+    weights = draw_stack_weights(config, torch.Generator().manual_seed(1))
+    weights["norm.weight"] = torch.ones(config.hidden_size)
     return {name: tensor.to(dtype) for name, tensor in weights.items()}
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gpu_models import GREEDY, NUM_SLOTS, as_graphs, as_plain, draw_voice, load_tts
+from gpu_models import NUM_SLOTS, as_graphs, as_plain, load_tts
 from speech_runs import (
     FRAME_SAMPLES,
-    TEXT,
     Speech,
     assert_clean,
+    draw_voice,
     ended,
     leave,
+    mixed_requests,
     request_of,
     run,
     run_alone,
@@ -26,7 +27,7 @@ from stand_in import StandInLane
 from qwen3_audio.engine.gpu.slots import FRAME, LEFT, POSITION
 from qwen3_audio.engine.gpu.speech import GpuSpeechRunner
 from qwen3_audio.engine.loading import SpeechModel
-from qwen3_audio.types import EndReason, ModelKind, Sampling
+from qwen3_audio.types import EndReason, ModelKind
 
 
 @pytest.fixture(scope="module")
@@ -44,27 +45,7 @@ def runner_of(model: SpeechModel) -> GpuSpeechRunner:
     return model.runner
 
 
-SETTINGS = (
-    Sampling(),
-    GREEDY,
-    Sampling(temperature=1.5, top_k=0, top_p=0.7),
-    Sampling(temperature=0.3, top_k=5),
-    Sampling(temperature=2.0, top_k=3000),
-    Sampling(top_p=0.1),
-)
-
-
-def mixed_requests(model: SpeechModel) -> list[Speech]:
-    """All layouts, lengths and settings at once."""
-    speeches = []
-    for at, sampling in enumerate(SETTINGS):
-        voice = draw_voice(model, (None, 3, 40)[at % 3], seed=at)
-        text = TEXT if at < 4 else f"{TEXT}, {TEXT} and {TEXT}; {TEXT} at last"
-        request = request_of(
-            ModelKind.BASE, text=text, seed=at * 1000, sampling=sampling, voice_prompt=voice
-        )
-        speeches.append(speech_of(model, request, max_frames=7 + at, is_streaming_text=at % 2 == 1))
-    return speeches
+LENGTHS = range(7, 13)  # frames of mixed requests
 
 
 def speak(model: SpeechModel, seed: int, max_frames: int = 12) -> Speech:
@@ -83,7 +64,7 @@ def assert_same(expected: Sequence[Speech], got: Sequence[Speech]) -> None:
 @pytest.fixture(scope="module")
 def expected(plain: SpeechModel) -> list[Speech]:
     """Each request alone on the CPU's runner."""
-    return [run_alone(plain, speech) for speech in mixed_requests(plain)]
+    return [run_alone(plain, speech) for speech in mixed_requests(plain, LENGTHS)]
 
 
 @pytest.mark.parametrize("sizes", [(1, 2, 3, NUM_SLOTS), (NUM_SLOTS,)], ids=["exact", "padded"])
@@ -96,7 +77,8 @@ def test_a_busy_batch_makes_what_the_plain_runner_makes_of_each_alone(
     """More requests than slots; they join at different frames, and others leave in between."""
     monkeypatch.setattr(runner_of(graphs)._frames, "sizes", sizes)
     monkeypatch.setattr(runner_of(graphs).sound, "sizes", sizes)
-    busy, passing = mixed_requests(graphs), mixed_requests(graphs)[0:3:2]
+    busy, passing = (mixed_requests(graphs, LENGTHS) for _ in range(2))
+    passing = passing[0:3:2]
     joining = {0: [passing[0], busy[0]], 1: [busy[1]], 3: [passing[1]], 4: busy[2:5], 9: busy[5:]}
     run(graphs, joining, {5: passing[:1], 6: passing[1:]})
     assert_same(expected, busy)
