@@ -26,6 +26,19 @@ from qwen3_audio.random_weights.vocabulary import (
     write_vocabulary,
 )
 
+# Beside the codec's config.json, the same in every checkpoint.
+CODEC_REMOTE = {"framework": "pytorch", "task": "feature-extraction", "allow_remote": True}
+CODEC_PREPROCESSOR = {
+    "chunk_length_s": None,
+    "feature_extractor_type": "EncodecFeatureExtractor",
+    "feature_size": 1,
+    "overlap": None,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "return_attention_mask": True,
+    "sampling_rate": 24000,
+}
+
 _CODEC_SEED_OFFSET = 1000  # codec and talker draw from streams of their own
 
 
@@ -87,19 +100,8 @@ def _write_codec(folder: Path, preset: str, seed: int, device: str) -> None:
     folder.mkdir(exist_ok=True)
     config = build_codec_config(preset)
     write_json(folder / "config.json", config)
-    remote = {"framework": "pytorch", "task": "feature-extraction", "allow_remote": True}
-    write_json(folder / "configuration.json", remote)
-    preprocessor = {
-        "chunk_length_s": None,
-        "feature_extractor_type": "EncodecFeatureExtractor",
-        "feature_size": 1,
-        "overlap": None,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": True,
-        "sampling_rate": 24000,
-    }
-    write_json(folder / "preprocessor_config.json", preprocessor)
+    write_json(folder / "configuration.json", CODEC_REMOTE)
+    write_json(folder / "preprocessor_config.json", CODEC_PREPROCESSOR)
     plan = TensorPlan()
     plan_codec_decoder(plan, config["decoder_config"])
     plan_codec_encoder(plan, config["encoder_config"])

@@ -7,6 +7,20 @@ from pathlib import Path
 
 from qwen3_audio.random_weights.tensors import write_json
 
+TOKENIZER_CONFIG = {  # of every checkpoint
+    "add_prefix_space": False,
+    "add_bos_token": False,
+    "bos_token": None,
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|endoftext|>",
+    "unk_token": None,
+    "errors": "replace",
+    "split_special_tokens": False,
+    "model_max_length": 131072,
+    "clean_up_tokenization_spaces": False,
+    "tokenizer_class": "Qwen2Tokenizer",
+}
+
 NUM_REAL_TOKENS = 151_643  # before the added tokens
 REAL_VOCAB_SIZE = 151_936
 
@@ -109,17 +123,7 @@ def write_vocabulary(folder: Path, vocabulary: Vocabulary, config: dict[str, obj
     write_json(
         folder / "tokenizer_config.json",
         {
-            "add_prefix_space": False,
-            "add_bos_token": False,
-            "bos_token": None,
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "unk_token": None,
-            "errors": "replace",
-            "split_special_tokens": False,
-            "model_max_length": 131072,
-            "clean_up_tokenization_spaces": False,
-            "tokenizer_class": "Qwen2Tokenizer",
+            **TOKENIZER_CONFIG,
             "added_tokens_decoder": added,
             **config,
         },

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from qwen3_audio.random_weights.tts import CODEC_PREPROCESSOR, CODEC_REMOTE
 from training.run import load_state, say
 from training.tts.codec import build_decoder, codec_config
 from training.tts.encoder import build_encoder, encoder_config
@@ -122,19 +123,8 @@ def _write_codec(work: Path, lexicon: Lexicon, folder: Path) -> None:
             "encoder_config": encoder_config(),
         },
     )
-    remote = {"framework": "pytorch", "task": "feature-extraction", "allow_remote": True}
-    write_json(folder / "configuration.json", remote)
-    preprocessor = {
-        "chunk_length_s": None,
-        "feature_extractor_type": "EncodecFeatureExtractor",
-        "feature_size": 1,
-        "overlap": None,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": True,
-        "sampling_rate": 24000,
-    }
-    write_json(folder / "preprocessor_config.json", preprocessor)
+    write_json(folder / "configuration.json", CODEC_REMOTE)
+    write_json(folder / "preprocessor_config.json", CODEC_PREPROCESSOR)
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from qwen3_audio.random_weights.vocabulary import TOKENIZER_CONFIG
+
 Merge = tuple[str, str]
 
 PATTERN = (
@@ -180,17 +182,7 @@ def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
 def _tokenizer_config(vocabulary: Vocabulary) -> dict[str, object]:
     flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
     return {
-        "add_prefix_space": False,
-        "add_bos_token": False,
-        "bos_token": None,
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "unk_token": None,
-        "errors": "replace",
-        "split_special_tokens": False,
-        "model_max_length": 131072,
-        "clean_up_tokenization_spaces": False,
-        "tokenizer_class": "Qwen2Tokenizer",
+        **TOKENIZER_CONFIG,
         "additional_special_tokens": ADDED[1:],
         "added_tokens_decoder": {
             str(i): {"content": text, **flags, "special": True}
