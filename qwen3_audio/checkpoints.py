@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3_audio.errors import StartError
+from qwen3_audio.scope import Scope
 from qwen3_audio.types import ModelKind
 
 INDEX = "model.safetensors.index.json"
@@ -23,6 +24,7 @@ class Checkpoint:
 
     kind: ModelKind
     folder: Path
+    scope: Scope | None = None
 
     @property
     def name(self) -> str:
@@ -38,7 +40,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     damage = find_damage(folder)
     if damage:
         raise StartError(damage)
-    return Checkpoint(read_kind(folder), folder)
+    return Checkpoint(read_kind(folder), folder, Scope.read(folder))
 
 
 def read_kind(folder: Path) -> ModelKind:

@@ -16,6 +16,7 @@ import numpy as np
 
 from qwen3_audio.errors import EngineFailed, NotLoaded, Overloaded
 from qwen3_audio.languages import ASR_LANGUAGES, SPEAKERS, TTS_LANGUAGES
+from qwen3_audio.scope import Scope
 from qwen3_audio.types import (
     LISTEN_RATE_HZ,
     SPEECH_RATE_HZ,
@@ -53,13 +54,14 @@ class FakeBackend:
         kinds: Collection[ModelKind] = ALL_KINDS,
         speakers: tuple[str, ...] = OFFICIAL_SPEAKERS,
         takes_instructions: bool = True,
+        scope: Scope | None = None,
         num_slots: int = 64,
         max_waiting: int = 512,
         delay_s: float = 0.0,
     ) -> None:
         self.delay_s = delay_s
         self.last_request: SpeechRequest | TranscriptionRequest | None = None
-        self._models = [_model(kind, speakers, takes_instructions) for kind in kinds]
+        self._models = [_model(kind, speakers, takes_instructions, scope) for kind in kinds]
         self._lines = {kind: _Line(kind, num_slots, max_waiting) for kind in kinds}
 
     def models(self) -> list[ModelInfo]:
@@ -214,7 +216,9 @@ def _wake(turn: "asyncio.Future[None]", error: Overloaded | None = None) -> None
         turn.set_exception(error)
 
 
-def _model(kind: ModelKind, speakers: tuple[str, ...], takes_instructions: bool) -> ModelInfo:
+def _model(
+    kind: ModelKind, speakers: tuple[str, ...], takes_instructions: bool, scope: Scope | None
+) -> ModelInfo:
     is_custom = kind is ModelKind.CUSTOM_VOICE
     return ModelInfo(
         kind=kind,
@@ -224,6 +228,7 @@ def _model(kind: ModelKind, speakers: tuple[str, ...], takes_instructions: bool)
         takes_instructions=takes_instructions if is_custom else kind is ModelKind.VOICE_DESIGN,
         max_prompt_tokens=32_768,
         fingerprint="fake" if kind is ModelKind.BASE else "",
+        scope=scope,
     )
 
 

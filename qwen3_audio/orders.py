@@ -132,6 +132,11 @@ def check_length(text: str, *, param: str, max_chars: int = MAX_CONTEXT_CHARS) -
     return text
 
 
+def fit_text(text: str, model: ModelInfo, *, param: str) -> str:
+    """The text as this model can take it; BadRequest for what a small one does not know."""
+    return text if model.scope is None else model.scope.fit(text, param=param)
+
+
 def check_instructions(text: str | None) -> str | None:
     text = (text or "").strip()
     if text in ("", "None"):  # a client that formats a missing value sends "None"

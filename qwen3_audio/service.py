@@ -30,6 +30,7 @@ from qwen3_audio.types import (
     LISTEN_RATE_HZ,
     SPEECH_RATE_HZ,
     Backend,
+    ModelInfo,
     ModelKind,
     Pcm,
     Sampling,
@@ -91,7 +92,7 @@ class SpeechService:
         received_s = time.perf_counter()
         order, stored = await asyncio.to_thread(self._check_speech, user_id, form, received_s)
         if form.audio_sample is not None:
-            prompt = await self._make_voice_prompt(form.audio_sample, form.audio_sample_text)
+            prompt = await self._make_voice_prompt(form, order.model)
         elif stored is not None and self.voices is not None:
             prompt = await self.voices.load_prompt(stored)
         else:
@@ -138,10 +139,12 @@ class SpeechService:
         )
         is_custom = model.kind is ModelKind.CUSTOM_VOICE
         is_ignored = is_custom and instructions is not None and not model.takes_instructions
+        if instructions is not None and not is_ignored:
+            instructions = orders.fit_text(instructions, model, param="instructions")
         seed = form.sampling.seed
         request = SpeechRequest(
             kind=model.kind,
-            text=text,
+            text=orders.fit_text(text, model, param="input"),
             seed=self.draw_seed() if seed is None else seed,
             language=parse_language(form.language, model.languages),
             speaker=orders.find_speaker(speaker, model.speakers) if is_custom else None,
@@ -162,10 +165,12 @@ class SpeechService:
         )
         return order, stored
 
-    async def _make_voice_prompt(self, sample: Upload, text: str | None) -> VoicePrompt:
-        text = orders.check_length((text or "").strip(), param="audio_sample_text") or None
+    async def _make_voice_prompt(self, form: SpeechForm, base: ModelInfo) -> VoicePrompt:
+        param = "audio_sample_text"
+        text = orders.check_length((form.audio_sample_text or "").strip(), param=param) or None
+        text = text and orders.fit_text(text, base, param=param)
         samples = await self._decode(
-            sample,
+            form.audio_sample or b"",
             param="audio_sample",
             rate_hz=SPEECH_RATE_HZ,
             max_seconds=self.settings.max_reference_s,

@@ -161,12 +161,14 @@ async def order_texts(
     Texts go by what the client calls them, so that a refusal names the one it means.
     """
     received_s = time.perf_counter()
-    stripped = [
-        orders.check_text(text, max_chars=service.settings.max_text_len, param=name)
-        for name, text in texts.items()
-    ]
     models = service.backend.models()
+    stripped = {
+        name: orders.check_text(text, max_chars=service.settings.max_text_len, param=name)
+        for name, text in texts.items()
+    }
     model = orders.get_model(models, ModelKind.BASE, purpose=STORED_NEEDS)
+    fitted = [orders.fit_text(text, model, param=name) for name, text in stripped.items()]
+    chars = [count_tokens(text) for text in stripped.values()]
     language = parse_language(form.language, model.languages)
     sampling = orders.check_sampling(form.sampling)
     voice = await asyncio.to_thread(voices.get, caller.user_id, form.voice_id)
@@ -189,12 +191,14 @@ async def order_texts(
             parts=orders.split_request(replace(request, text=text, seed=text_seed)),
             model=model,
             may_retry=seed is None and sampling.temperature != 0,
-            num_chars=count_tokens(text),
+            num_chars=num_chars,
             received_s=received_s,
             voice_id=form.voice_id,
             voice_owner_id=caller.user_id,
         )
-        for text, text_seed in zip(stripped, _seeds(service, seed, len(stripped)), strict=True)
+        for text, num_chars, text_seed in zip(
+            fitted, chars, _seeds(service, seed, len(fitted)), strict=True
+        )
     ]
 
 

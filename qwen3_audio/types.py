@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen3_audio.scope import Scope
+
 Pcm = NDArray[np.float32]
 Codes = NDArray[np.int16]  # [frames, code groups]
 
@@ -54,6 +56,7 @@ class ModelInfo:
     max_prompt_tokens: int = 0
     fingerprint: str = ""  # Base: of what turns a reference into a voice prompt
     max_streams: int = 0  # requests of usual length at once; 0: nobody has counted
+    scope: Scope | None = None  # what text it can take; None: any
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ async def clone_voice(
     name = checked_name(form.name)
     base = orders.get_model(service.backend.models(), ModelKind.BASE, purpose=CLONE_NEEDS)
     language = parse_language(form.language, base.languages)
-    transcript = _check_transcript(form.transcript, param=form.transcript_param)
+    transcript = _check_transcript(form.transcript, base, param=form.transcript_param)
     if transcript == AUTO:
         orders.get_model(service.backend.models(), ModelKind.ASR, purpose=AUTO_NEEDS)
     num_tokens = 1 if transcript == AUTO else count_tokens(transcript)
@@ -146,7 +146,8 @@ async def design_voice(
             code="invalid_value",
         )
     orders.check_length(description, param=form.description_param)
-    order = _order_phrase(service, caller, design, form, description)
+    fitted = orders.fit_text(description, design, param=form.description_param)
+    order = _order_phrase(service, caller, design, form, fitted)
     tokens = count_tokens(description) + len(COVERAGE_PHRASE)
     async with service.books.admitted(caller, num_tokens=tokens):
         await service.books.run(lambda: _check_room(service, store, caller, PHRASE_S))
@@ -230,7 +231,7 @@ def _check_room(service: SpeechService, store: Store, caller: Caller, seconds: f
         )
 
 
-def _check_transcript(text: str, *, param: str) -> str:
+def _check_transcript(text: str, base: ModelInfo, *, param: str) -> str:
     transcript = text.strip()
     if not transcript:
         raise BadRequest(
@@ -238,7 +239,7 @@ def _check_transcript(text: str, *, param: str) -> str:
             param=param,
             code="invalid_value",
         )
-    orders.check_length(transcript, param=param)
+    orders.fit_text(orders.check_length(transcript, param=param), base, param=param)
     return AUTO if transcript.lower() == AUTO else transcript
 
 

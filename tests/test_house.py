@@ -15,15 +15,19 @@ from qwen3_audio.web.errors import STATUS
 ROOT = Path(__file__).parent.parent / "qwen3_audio"
 
 # Everyone may stand on the floor: the standard library and numpy, nothing that takes long.
-FLOOR = {"errors", "types", "languages", "settings", "sentences", "checkpoints", "machine"}
+FLOOR = {
+    *("errors", "types", "languages", "scope", "settings", "sentences", "checkpoints"),
+    "machine",
+}
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
-    "types": set(),
+    "types": {"scope"},
     "languages": {"errors"},
+    "scope": {"errors"},
     "settings": {"errors", "types"},
     "sentences": {"errors", "languages"},
-    "checkpoints": {"errors", "types"},
+    "checkpoints": {"errors", "scope", "types"},
     "machine": set(),
     # Rooms that know one thing
     "random_weights": set(),

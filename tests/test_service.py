@@ -24,6 +24,7 @@ from qwen3_audio.orders import (
     spell_speakers,
 )
 from qwen3_audio.outcomes import Ended
+from qwen3_audio.scope import Scope
 from qwen3_audio.service import MAX_KEPT_PROMPTS, SpeechService
 from qwen3_audio.settings import Settings
 from qwen3_audio.speaking import Spoken
@@ -110,6 +111,36 @@ def test_long_text_is_spoken_in_parts_with_seeds_of_their_own(
     assert " ".join(request.text for request in backend.requests) == LONG_TEXT.strip()
     assert end.num_frames == len(sound) == len(LONG_TEXT.split()) * FRAMES_PER_WORD
     assert (end.reason, end.seed) == (EndReason.STOP, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"text": "Привет"}, "input"),
+        ({"text": "Hi.", "kind": ModelKind.VOICE_DESIGN, "instructions": "低い声"}, "instructions"),
+        (
+            {
+                "text": "Hi.",
+                "audio_sample": wav_bytes(np.full(24_000, 0.1, np.float32), 24_000),
+                "audio_sample_text": "Привет",
+            },
+            "audio_sample_text",
+        ),
+    ],
+)
+def test_a_small_model_refuses_what_it_does_not_know(fields: dict[str, Any], param: str) -> None:
+    small = SpeechService(RecordingBackend(scope=Scope("it speaks English")), Settings())
+    with pytest.raises(BadRequest, match="it speaks English") as error:
+        run(speak(small, **fields))
+    assert error.value.param == param
+    unlimited, _ = run(speak(SpeechService(RecordingBackend(), Settings()), **fields))
+    assert unlimited
+
+
+def test_a_small_model_is_given_plain_letters() -> None:
+    backend = RecordingBackend(scope=Scope("it speaks English"))
+    run(speak(SpeechService(backend, Settings()), text="Crème brûlée 👋"))
+    assert [request.text for request in backend.requests] == ["Creme brulee"]
 
 
 def test_text_of_600_characters_is_one_prompt(

@@ -20,6 +20,7 @@ from qwen3_audio.errors import BadRequest, LimitReached
 from qwen3_audio.fake import FakeBackend
 from qwen3_audio.orders import SamplingForm
 from qwen3_audio.pricing import DiscountRule, DiscountState
+from qwen3_audio.scope import Scope
 from qwen3_audio.service import SpeechService
 from qwen3_audio.settings import Settings
 from qwen3_audio.store import runtime_stats
@@ -89,6 +90,14 @@ def rows(store: Store, table: Any) -> list[Any]:
 def running(service: SpeechService) -> int:
     stats = service.backend.stats()
     return sum(row.num_running + row.num_waiting for row in stats if row.kind is ModelKind.BASE)
+
+
+@ON_SQLITE
+def test_a_small_model_names_the_text_that_it_does_not_know(store: Store, voice_id: int) -> None:
+    small = SpeechService(FakeBackend(scope=Scope("English alone")), Settings(), store=store)
+    with pytest.raises(BadRequest, match="English alone") as error:
+        run(speak_all(small, ["Good morning.", "Привет"], voice_form(voice_id)))
+    assert error.value.param == "texts[1]"
 
 
 Begin = Callable[[SpeechService, VoiceForm], Any]

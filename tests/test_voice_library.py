@@ -14,6 +14,7 @@ from qwen3_audio.audio.wav import wav_bytes
 from qwen3_audio.books import LOCAL_CALLER
 from qwen3_audio.errors import BadRequest, LimitReached, SpeechError
 from qwen3_audio.fake import FakeBackend
+from qwen3_audio.scope import Scope
 from qwen3_audio.service import SpeechService
 from qwen3_audio.settings import Settings
 from qwen3_audio.store.keys import Caller
@@ -79,6 +80,21 @@ def clone(
     fields = {"name": "Geoff", "transcript": SAID, **form}
     assert service.store is not None
     return run(clone_voice(service, service.store, caller, CloneForm(audio=audio, **fields)))
+
+
+@ON_SQLITE
+def test_a_small_model_refuses_transcripts_and_descriptions_that_it_does_not_know(
+    make_service: MakeService,
+) -> None:
+    service = make_service(FakeBackend(scope=Scope("English alone")))
+    assert service.store is not None
+    with pytest.raises(BadRequest, match="English alone") as error:
+        clone(service, transcript="Привет")
+    assert error.value.param == "transcript"
+    form = DesignForm(name="Geoff", description="低い声")
+    with pytest.raises(BadRequest, match="English alone") as error:
+        run(design_voice(service, service.store, LOCAL_CALLER, form))
+    assert error.value.param == "description"
 
 
 def load(service: SpeechService, voice_id: int) -> VoicePrompt:
