@@ -99,9 +99,11 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-gpu", action="store_true", help="never fall back to the CPU (REQUIRE_GPU)"
     )
-    parser.add_argument("--dtype", help="bfloat16, float16, float32, int8 (QWEN_TTS_DTYPE)")
+    parser.add_argument("--dtype", help="bfloat16, float16, float32, int8, fp8 (QWEN_TTS_DTYPE)")
     parser.add_argument(
-        "--demo", action="store_true", help="use tiny checkpoints made on this machine"
+        "--demo",
+        action="store_true",
+        help="the pocket models that come with this program: simple English",
     )
 
 

@@ -27,6 +27,7 @@ NO_GPU_HINT = (
     " Toolkit, and start with --gpus all or a compose file that asks for the GPU"
 )
 COMPILER_HINT = "a C compiler (cc: gcc or clang) makes it faster"
+FP8_TEXT = " (feed-forwards, all else in bfloat16)"
 NUMBA_HINT = "numba too (pip install 'qwen3-audio[cpu]'), though less"
 ADVICE = (
     "A cloned voice sounds wrong or reads the wrong thing: the transcript of the reference must"
@@ -56,7 +57,7 @@ def examine(settings: Settings, model_paths: Sequence[str], *, is_demo: bool) ->
     found: list[Checkpoint] = []
     findings = [] if is_demo else list(_examine_models(settings, model_paths, found))
     if is_demo:
-        findings = [Finding(Level.OK, f"models: the demo's own, kept in {settings.cache_dir}")]
+        findings = [Finding(Level.OK, "models: the pocket models of this program")]
     return [
         *findings,
         *_examine_device(settings, found),
@@ -143,12 +144,16 @@ def _examine_gpu(torch: Any, settings: Settings, found: Sequence[Checkpoint]) ->
 
     try:
         device = Device.choose(settings)
+    except StartError as error:
+        yield Finding(Level.PROBLEM, f"device: {error}")
+        return
+    precision = f"{device.precision}{FP8_TEXT if device.is_fp8 else ''}"
+    try:
         free_bytes, total_bytes = torch.cuda.mem_get_info(device.device)
         yield Finding(
             Level.OK,
             f"device: {device.device}, {torch.cuda.get_device_name(device.device)},"
-            f" {settings.qwen_tts_dtype},"
-            f" {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB free",
+            f" {precision}, {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB free",
         )
         if device.missing:
             yield Finding(Level.NOTE, f"products: {device.explain_missing(False)}")
@@ -157,7 +162,8 @@ def _examine_gpu(torch: Any, settings: Settings, found: Sequence[Checkpoint]) ->
         plan = plan_gpu(found, device)
         plan.check()
     except StartError as error:
-        is_last = settings.require_gpu or settings.qwen_tts_device is not None
+        is_named = settings.qwen_tts_device is not None
+        is_last = is_named or settings.require_gpu or device.is_fp8  # else the CPU takes over
         yield Finding(Level.PROBLEM if is_last else Level.NOTE, f"device: {error}")
         return
     for one in found:
@@ -169,7 +175,11 @@ def _examine_cpu(settings: Settings, found: Sequence[Checkpoint]) -> Iterator[Fi
     """Chooses as a start does: what can be compiled is compiled."""
     from qwen3_audio.engine.device import Device, has_bfloat16
 
-    device = Device.choose(settings)
+    try:
+        device = Device.choose(settings)
+    except StartError as error:
+        yield Finding(Level.PROBLEM, f"device: {error}")
+        return
     yield _bfloat16_finding(has_bfloat16())
     yield from _products_findings(device, settings)
     yield from _examine_memory(found, device)

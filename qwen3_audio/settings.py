@@ -23,7 +23,7 @@ MODEL_VARIABLES = {
     ModelKind.ASR: "ASR_MODEL_PATH",
     ModelKind.ALIGNER: "ALIGNER_MODEL_PATH",
 }
-DTYPES = ("bfloat16", "float16", "float32", "int8")
+DTYPES = ("bfloat16", "float16", "float32", "int8", "fp8")
 ATTENTIONS = ("flash_attention_2", "sdpa", "eager", "")
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 Parse = Callable[[str], Any]
@@ -221,7 +221,7 @@ class Settings:
 
     @property
     def cache_dir(self) -> Path:
-        """Where what can be made again is kept: demo checkpoints, compiled kernels."""
+        """Where what can be made again is kept: parts of the demo, compiled kernels."""
         return (self.xdg_cache_home or Path.home() / ".cache") / "qwen3-audio"
 
 

@@ -10,7 +10,7 @@ from test_house import MAY_IMPORT
 
 from qwen3_audio.audio.formats import FORMATS
 from qwen3_audio.cli import COMMANDS
-from qwen3_audio.engine import asr_prompt, guards, listening, loading, memory
+from qwen3_audio.engine import asr_prompt, guards, listening, memory, stacks
 from qwen3_audio.fake import FakeBackend
 from qwen3_audio.languages import OPENAI_VOICES, SPEAKERS
 from qwen3_audio.sentences import MAX_PART_CHARS, MAX_WHOLE_CHARS
@@ -152,7 +152,7 @@ def test_the_numbers_of_the_guards_are_those_of_the_code() -> None:
         f"1\u2013{asr_prompt.MAX_PERIOD} tokens, {asr_prompt.MIN_REPEATS} times",
         f"under \u2212{-asr_prompt.NO_SPEECH_DBFS:g} dBFS",
         f"over {MAX_WHOLE_CHARS} characters becomes parts of at most {MAX_PART_CHARS}",
-        f"{loading.MAX_PREFILL_TOKENS:,} rows",
+        f"{stacks.MAX_PREFILL_TOKENS:,} rows",
         f"{memory.SLOTS['cpu']} slots a model on a CPU, {memory.SLOTS['cuda']} on a GPU",
         f"{memory.LISTENING_SLOTS['cuda']} for recognition",
         f"{memory.TYPICAL_POSITIONS:,} positions a slot",

@@ -4,6 +4,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,6 +131,35 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, tiny_asr: Path) -> 
     (short,) = [one for one in findings if "The GPU has 0.01 GB free" in one.text]
     assert short.level is Level.NOTE
     (text,) = problems(Settings(require_gpu=True), *models)
+    assert "The GPU has 0.01 GB free" in text
+
+
+def test_8_bit_floats_are_named_where_they_can_be_used_and_a_problem_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tiny_asr: Path
+) -> None:
+    models, fp8 = [str(tiny_asr / "tiny-asr")], Settings(qwen_tts_dtype="fp8")
+    sentence = "device: QWEN_TTS_DTYPE=fp8 is for GPUs"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (text,) = problems(fp8, *models)
+    assert text.startswith(f"{sentence}, but torch sees 0 GPUs")
+    (text,) = problems(replace(fp8, qwen_tts_device="cpu"), *models)
+    assert text == f"{sentence}; on a CPU use int8 or bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10e9, 24e9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    monkeypatch.setattr(availability, "probe_gpu", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    (text,) = problems(fp8, *models)
+    assert text.endswith(
+        "8-bit floats need compute capability 8.9, and this card has 8.0; use bfloat16"
+    )
+    monkeypatch.setattr("qwen3_audio.engine.device.why_no_fp8", lambda device: None)
+    texts = [finding.text for finding in examine(fp8, models, is_demo=False)]
+    device = "device: cuda:0, Some GPU, fp8 (feed-forwards, all else in bfloat16),"
+    assert f"{device} 10.0 of 24.0 GB free" in texts
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10_000_000, 24e9))
+    (text,) = problems(fp8, *models)
     assert "The GPU has 0.01 GB free" in text
 
 

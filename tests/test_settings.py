@@ -122,7 +122,7 @@ def test_values_are_read() -> None:
         ("BATCH_DISCOUNT_MIN", "inf", "is not a number from 0 to 1"),
         ("QWEN_TTS_DEVICE", "gpu", "is not a device: cpu, cuda, cuda:0"),
         ("QWEN_TTS_DEVICE", "cuda:x", "is not a device"),
-        ("QWEN_TTS_DTYPE", "bf16", "is not one of bfloat16, float16, float32, int8"),
+        ("QWEN_TTS_DTYPE", "bf16", "is not one of bfloat16, float16, float32, int8, fp8"),
         ("OMP_NUM_THREADS", "all", "is not a whole number from 1 to 4096"),
         ("OMP_NUM_THREADS", "0,2", "is not from 1 to 4096"),
         ("QWEN_TTS_ATTN", "flash", "is not one of flash_attention_2"),

@@ -54,7 +54,7 @@ def choose_device(part: Part, settings: Settings) -> Device:
     """As a start would; a CPU without kernels, which stands for a GPU when the tool is tried."""
     if part.is_gpu:
         return Device.choose(settings)
-    return plain_cpu()
+    return replace(plain_cpu(), is_fp8=settings.qwen_tts_dtype == "fp8")
 
 
 def plain_cpu() -> Device:

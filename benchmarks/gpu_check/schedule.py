@@ -30,6 +30,7 @@ class Planned:
     module: str
     budget_s: float
     size: str | None = None  # of its checkpoints, where it has a choice
+    dtype: str | None = None  # where it is not the usual one
 
 
 PARTS = {
@@ -41,6 +42,7 @@ PARTS = {
     "speech-0.6b": Planned("speech", 110, "0.6b"),
     "listening-0.6b": Planned("listening", 80, "0.6b"),
     "forced-1.7b": Planned("forced", 75, "1.7b"),
+    "speech-1.7b-fp8": Planned("speech", 45, "1.7b", "fp8"),
     "official-1.7b": Planned("official", 60, "1.7b"),
 }
 # What stands for all of it where the tool itself is tried.
@@ -50,6 +52,7 @@ TINY_PARTS = {
     "speech-tiny": Planned("speech", 120, "tiny"),
     "listening-tiny": Planned("listening", 120, "tiny"),
     "forced-tiny": Planned("forced", 120, "tiny"),
+    "speech-tiny-fp8": Planned("speech", 120, "tiny", "fp8"),
     "official-tiny": Planned("official", 60, "tiny"),
 }
 
@@ -79,7 +82,8 @@ def run_part(part: Part, planned: Planned) -> int:
 
 
 def _run(part: Part, planned: Planned) -> int:
-    arguments = (part,) if planned.size is None else (part, planned.size)
+    choices = (planned.size, planned.dtype)
+    arguments = (part, *(choice for choice in choices if choice is not None))
     try:
         importlib.import_module(f"benchmarks.gpu_check.{planned.module}").run(*arguments)
     except Exception as error:  # whatever it is, it is this part's result, and the others go on

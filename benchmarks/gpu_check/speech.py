@@ -1,4 +1,4 @@
-"""A full-size voice in bfloat16: how soon, how fast, how many at once; kernels, memory."""
+"""A full-size voice in bfloat16 or fp8: how soon, how fast, how many at once; kernels, memory."""
 
 import itertools
 import statistics
@@ -13,20 +13,27 @@ from benchmarks.gpu_check.part import Figures, Part
 from qwen3_audio.bench.figures import percentile
 from qwen3_audio.bench.work import FRAME_S, TEXT
 from qwen3_audio.engine.loading import SpeechModel
+from qwen3_audio.kernels.fused.fp8 import why_no_fp8
 from qwen3_audio.models.code_predictor import FrameCache
 from qwen3_audio.types import ModelKind, SpeechRequest
 
 NUM_FRAMES = 60  # 4.8 s of sound for 12 words
 STREAMS = (1, 8, 32, 64)
+FEW_STREAMS = (1, 32)  # in fp8
 POINT_S = 8.0  # of measuring, for each number of streams
 MOST_ROUNDS = 6
 FIRST_FRAMES_S = 2 * FRAME_S
 
 
-def run(part: Part, size: str) -> None:
-    streams = (1, 2) if part.is_quick or not part.is_gpu else STREAMS
+def run(part: Part, size: str, dtype: str = "bfloat16") -> None:
+    if dtype == "fp8" and part.is_gpu and (why := why_no_fp8(torch.device(part.device))):
+        part.note(why)
+        return
+    streams = FEW_STREAMS if dtype == "fp8" else STREAMS
+    if part.is_quick or not part.is_gpu:
+        streams = (1, 2)
     checkpoint = checkpoints.make(part, ModelKind.CUSTOM_VOICE.value, size)
-    settings = driving.settings_for(part, "bfloat16", max(streams))
+    settings = driving.settings_for(part, dtype, max(streams))
     device = driving.choose_device(part, settings)
     before = kernels.memory(part)
     begin_s = time.perf_counter()
@@ -41,12 +48,17 @@ def run(part: Part, size: str) -> None:
     for num_streams in streams:
         if part.has_time(3.0, f"{num_streams} streams"):
             part.put(f"{num_streams} streams", measure(part, model, request, num_streams))
+    if dtype == "bfloat16":
+        _look_closer(part, model, request)
+    part.put("memory at the end", kernels.describe_memory(part, before, model.runner.decoder))
+
+
+def _look_closer(part: Part, model: SpeechModel, request: Callable[[], SpeechRequest]) -> None:
     if part.has_time(5.0, "modules alone"):
         part.put("modules alone, without graphs, ms", time_modules(part, model))
     for num_streams in (1, 32) if part.is_gpu else (1,):
         if part.has_time(5.0, f"kernels of {num_streams}"):
             _count_kernels(part, model, request, num_streams)
-    part.put("memory at the end", kernels.describe_memory(part, before, model.runner.decoder))
 
 
 def _request_maker(model: SpeechModel, num_frames: int) -> Callable[[], SpeechRequest]:

@@ -11,6 +11,7 @@ from qwen3_audio.engine.gpu.availability import find_gpu_trouble, find_missing_k
 from qwen3_audio.engine.gpu.graphs import CudaLane, Lane
 from qwen3_audio.errors import StartError
 from qwen3_audio.kernels.compiled import NoKernels
+from qwen3_audio.kernels.fused.fp8 import why_no_fp8
 from qwen3_audio.kernels.numba_products import NoNumba, NumbaProducts
 from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.machine import allowed_cores
@@ -29,6 +30,8 @@ class Device:
     missing: tuple[str, ...] = ()  # why nothing faster is used, best first
     without_gpu: str | None = None  # why a CPU was chosen by itself
     lanes: Callable[[], Lane] | None = None  # makes queues for graphs; None: no step is captured
+    is_fp8: bool = False  # feed-forwards of talker and recogniser; all else is in `dtype`
+    is_required: bool = False  # REQUIRE_GPU: whatever would be slower stops the start
 
     @property
     def activations(self) -> torch.dtype:
@@ -37,6 +40,8 @@ class Device:
 
     @property
     def precision(self) -> str:
+        if self.is_fp8:
+            return "fp8"
         return "int8" if self.is_int8 else str(self.dtype).removeprefix("torch.")
 
     @property
@@ -51,19 +56,34 @@ class Device:
     def __str__(self) -> str:
         return f"{self.device} in {self.precision}"
 
+    def enter(self) -> None:
+        """Whatever the calling thread launches, pins or waits for belongs to this GPU from now on.
+
+        torch looks where a tensor lies; Triton asks for the thread's GPU, which is the first one.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
     @classmethod
     def choose(cls, settings: Settings) -> "Device":
         """Raises StartError if a GPU that is named or required is not there or can't do it."""
         name, is_required = settings.qwen_tts_device, settings.require_gpu
+        wants_fp8 = settings.qwen_tts_dtype == "fp8"
         if name == "cpu":
             if is_required:
                 raise StartError("REQUIRE_GPU is set, and QWEN_TTS_DEVICE is cpu: drop one of them")
+            if wants_fp8:
+                raise StartError("QWEN_TTS_DTYPE=fp8 is for GPUs; on a CPU use int8 or bfloat16")
             return cls._choose_cpu(torch.device("cpu"), settings)
         device = torch.device(name or "cuda:0")
         trouble = find_gpu_trouble(device)
         if trouble is None:
             return cls._choose_gpu(device, settings)
         if name is None and not is_required:
+            if wants_fp8:
+                raise StartError(
+                    f"QWEN_TTS_DTYPE=fp8 is for GPUs, but {trouble}; on a CPU use int8 or bfloat16"
+                )
             chosen = cls._choose_cpu(torch.device("cpu"), settings)
             return replace(chosen, without_gpu=trouble)
         said, way_out = f"QWEN_TTS_DEVICE is {name}", "QWEN_TTS_DEVICE=cpu runs without one"
@@ -74,16 +94,24 @@ class Device:
     @classmethod
     def _choose_gpu(cls, device: torch.device, settings: Settings) -> "Device":
         if settings.qwen_tts_dtype == "int8":
-            raise StartError("QWEN_TTS_DTYPE=int8 is for CPUs; on a GPU use bfloat16")
+            raise StartError("QWEN_TTS_DTYPE=int8 is for CPUs; on a GPU use bfloat16 or fp8")
+        is_fp8 = settings.qwen_tts_dtype == "fp8"
+        if is_fp8 and (why := why_no_fp8(device)):
+            raise StartError(f"QWEN_TTS_DTYPE=fp8 can't be used: {why}; use bfloat16")
         missing = find_missing_kernels()
         if missing and settings.require_gpu:
             raise StartError(
                 f"REQUIRE_GPU is set, but {missing}, so the GPU would be slow:"
                 " pip install triton, or drop REQUIRE_GPU"
             )
-        dtype = getattr(torch, settings.qwen_tts_dtype)
-        lanes = partial(CudaLane, device) if settings.qwen_cuda_graphs else None
-        return cls(device, dtype, missing=(missing,) if missing else (), lanes=lanes)
+        return cls(
+            device,
+            torch.bfloat16 if is_fp8 else getattr(torch, settings.qwen_tts_dtype),
+            missing=(missing,) if missing else (),
+            lanes=partial(CudaLane, device) if settings.qwen_cuda_graphs else None,
+            is_fp8=is_fp8,
+            is_required=settings.require_gpu,
+        )
 
     @classmethod
     def _choose_cpu(cls, device: torch.device, settings: Settings) -> "Device":

@@ -85,8 +85,18 @@ class _Lane:
 class Engine:
     """Thread-safe from outside: submit, cancel, call, stats, trouble, when_broken, close."""
 
-    def __init__(self, runners: list[Runner], *, diagnose: Diagnose | None = None) -> None:
-        """`diagnose` tells errors of the device from others; without it all are others."""
+    def __init__(
+        self,
+        runners: list[Runner],
+        *,
+        diagnose: Diagnose | None = None,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`diagnose` tells errors of the device from others; without it all are others.
+
+        `begin` is the first that the engine's thread does.
+        """
+        self._begin = begin
         self._diagnose = diagnose or (lambda error: None)
         self._broken: Fault | None = None
         self._told: list[Callable[[str], None]] = []
@@ -173,6 +183,7 @@ class Engine:
     # -- the engine thread ---------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._begin()
         while self._read_inbox():
             for lane in self._lanes.values():
                 if self._broken is None and lane.runner.has_work:

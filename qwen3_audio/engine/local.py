@@ -62,6 +62,7 @@ class LocalBackend:
         self._engine = Engine(
             [*runners, *([listening.runner] if listening else [])],
             diagnose=diagnosis_for(device.device),
+            begin=device.enter,
         )
 
     def models(self) -> list[ModelInfo]:

@@ -13,6 +13,7 @@ from qwen3_audio.checkpoints import Checkpoint
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.weights import naming, read_json, weight_files
 from qwen3_audio.errors import StartError
+from qwen3_audio.kernels.fused.fp8 import becomes_fp8
 from qwen3_audio.kernels.int8_weights import EXACT
 from qwen3_audio.machine import available_memory_bytes
 from qwen3_audio.models.asr import AsrConfig
@@ -62,7 +63,8 @@ def choose_device(checkpoints: Sequence[Checkpoint], settings: Settings) -> Devi
     try:
         check_memory(checkpoints, device)
     except StartError as error:
-        if device.device.type == "cpu" or settings.qwen_tts_device or settings.require_gpu:
+        must_be_here = settings.qwen_tts_device or settings.require_gpu or device.is_fp8
+        if device.device.type == "cpu" or must_be_here:
             raise
         log.warning("%s. All runs on the CPU instead", error)
         device = Device.choose(replace(settings, qwen_tts_device="cpu"))
@@ -216,8 +218,11 @@ def weight_bytes(checkpoints: Sequence[Checkpoint], device: Device) -> int:
 def _model_bytes(folder: Path, device: Device) -> int:
     total = 0
     for tensor in _tensors(folder):
-        if device.is_int8 and len(tensor.shape) == 2 and _is_quantised(tensor.name):
+        is_matrix = len(tensor.shape) == 2
+        if device.is_int8 and is_matrix and _is_quantised(tensor.name):
             total += tensor.size
+        elif device.is_fp8 and is_matrix and becomes_fp8(tensor.name, tensor.shape):
+            total += tensor.size + tensor.shape[0] * torch.float32.itemsize  # with the scales
         elif not _is_left_on_disk(tensor, device):
             total += tensor.size * device.dtype.itemsize
     return total

@@ -95,20 +95,26 @@ class CodecThreads(Executor):
     While one works, the kernels leave it the cores that it takes; on a GPU it only waits for sound.
     """
 
-    def __init__(self, kernels: Kernels | None) -> None:
-        self._kernels = kernels
+    def __init__(self, kernels: Kernels | None, enter: Callable[[], None] = lambda: None) -> None:
+        """`enter` is the first that each thread does."""
+        self._kernels, self._enter = kernels, enter
         num_threads = 1 if kernels is None else kernels.num_threads
         self._num_cores = max(1, num_threads // THREADS_PER_CODEC_THREAD)
         num_workers = WAITERS if kernels is None else MAX_JOBS
-        self._threads = ThreadPoolExecutor(num_workers, "codec", keep_torch_to, (self._num_cores,))
+        self._threads = ThreadPoolExecutor(num_workers, "codec", self._begin)
 
     @classmethod
     def beside(cls, device: Device) -> "CodecThreads | None":
         """None where the codec's place is on the engine's thread, such as on a single core."""
         kernels = device.kernels
         if kernels is None:
-            return None if device.lanes is None else cls(None)
+            return None if device.lanes is None else cls(None, device.enter)
         return None if kernels.num_threads < MIN_THREADS else cls(kernels)
+
+    def _begin(self) -> None:
+        """On each thread, before its work."""
+        keep_torch_to(self._num_cores)
+        self._enter()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         kernels = self._kernels

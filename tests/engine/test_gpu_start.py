@@ -1,6 +1,8 @@
 """A start with a GPU that is absent, broken, too small or without Triton: one sentence each."""
 
+import asyncio
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +10,12 @@ import pytest
 import torch
 
 from qwen3_audio.checkpoints import Checkpoint, open_checkpoint
+from qwen3_audio.engine import device as device_module
 from qwen3_audio.engine import memory
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.gpu import availability
 from qwen3_audio.engine.gpu.availability import find_gpu_trouble
+from qwen3_audio.engine.local import build_backend
 from qwen3_audio.engine.memory import (
     MIN_ROOM_BYTES,
     RESERVE_BYTES,
@@ -124,6 +128,64 @@ def test_without_triton_torch_does_the_work_unless_the_gpu_is_required(
 
 def fill(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free_bytes, 24 * 10**9))
+
+
+@pytest.mark.slow
+def test_who_loads_and_who_computes_enter_the_device(
+    settings: Settings, checkpoints: list[Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[str] = []
+    monkeypatch.setattr(Device, "enter", lambda _: entered.append(threading.current_thread().name))
+    cpu = change(settings, qwen_tts_device="cpu", qwen_tts_dtype="float32")
+    backend = build_backend(checkpoints, cpu, lambda *_: None)
+    asyncio.run(backend.close())
+    assert entered == [threading.current_thread().name] * 2 + ["engine"]
+
+
+@pytest.fixture
+def fp8(settings: Settings) -> Settings:
+    return change(settings, qwen_tts_dtype="fp8")
+
+
+def test_8_bit_floats_on_a_card_that_has_them(
+    card: None, fp8: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "why_no_fp8", lambda device: None)
+    device = Device.choose(fp8)
+    assert (device.dtype, device.activations) == (torch.bfloat16, torch.bfloat16)
+    assert str(device) == "cuda:0 in fp8"
+
+
+def test_8_bit_floats_where_they_cannot_be_used_stop_the_start(
+    card: None, fp8: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    assert refusal(fp8) == (
+        "QWEN_TTS_DTYPE=fp8 can't be used: 8-bit floats need compute capability 8.9, and this card"
+        " has 8.6; use bfloat16"
+    )
+    assert refusal(change(fp8, qwen_tts_device="cpu")) == (
+        "QWEN_TTS_DTYPE=fp8 is for GPUs; on a CPU use int8 or bfloat16"
+    )
+    assert refusal(change(fp8, qwen_tts_dtype="int8")) == (
+        "QWEN_TTS_DTYPE=int8 is for CPUs; on a GPU use bfloat16 or fp8"
+    )
+
+
+def test_8_bit_floats_without_a_gpu_stop_the_start(no_card: None, fp8: Settings) -> None:
+    assert refusal(fp8) == (
+        "QWEN_TTS_DTYPE=fp8 is for GPUs, but torch sees 0 GPUs (The NVIDIA driver on your system is"
+        " too old (found version 11040)); on a CPU use int8 or bfloat16"
+    )
+
+
+def test_a_full_card_does_not_give_way_where_8_bit_floats_are_wanted(
+    card: None, fp8: Settings, checkpoints: list[Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "why_no_fp8", lambda device: None)
+    fill(monkeypatch, 10**9)
+    with pytest.raises(StartError, match=r"^The GPU has 1.00 GB free"):
+        choose_device(checkpoints, fp8)
 
 
 @pytest.mark.slow

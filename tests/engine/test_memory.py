@@ -1,6 +1,7 @@
 """Too little memory is said before anything is loaded, with what is needed and what is there."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,20 @@ from safetensors import safe_open
 from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine import memory
 from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.loading import load_listening, load_speech
 from qwen3_audio.engine.local import build_backend
 from qwen3_audio.engine.memory import check_memory, weight_bytes
 from qwen3_audio.errors import StartError
+from qwen3_audio.kernels.fused.fp8 import Fp8Linear
 from qwen3_audio.settings import Settings
+from qwen3_audio.types import ModelKind
 
 CPU = torch.device("cpu")
+
+
+def quiet(what: str, done: int, total: int) -> None: ...
+
+
 EXACT, SMALL = Device(CPU, torch.float32), Device(CPU, torch.bfloat16)
 INT8 = Device(CPU, torch.bfloat16, is_int8=True)
 
@@ -34,6 +43,22 @@ def test_int8_takes_less(tiny_tts: Path) -> None:
     checkpoints = [open_checkpoint(tiny_tts / "tiny-CustomVoice")]
     small = weight_bytes(checkpoints, SMALL)
     assert small // 2 < weight_bytes(checkpoints, INT8) < small
+
+
+@pytest.mark.parametrize("name", ["tiny-CustomVoice", "tiny-asr"])
+def test_8_bit_floats_are_counted_where_they_are_loaded(
+    tiny_tts: Path, tiny_asr: Path, name: str
+) -> None:
+    folder = (tiny_asr if name == "tiny-asr" else tiny_tts) / name
+    checkpoint, device = open_checkpoint(folder), replace(SMALL, is_fp8=True)
+    if checkpoint.kind is ModelKind.ASR:
+        stack = load_listening(checkpoint, Settings(), device, quiet).runner.decoder.stack
+    else:
+        stack = load_speech(checkpoint, Settings(), device, quiet).runner.talker.stack
+    small = [one for one in stack.modules() if isinstance(one, Fp8Linear)]
+    assert len(small) == 2 * stack.config.num_layers
+    saved = sum(one.weight.numel() - 4 * len(one.scale) for one in small)
+    assert weight_bytes([checkpoint], SMALL) - weight_bytes([checkpoint], device) == saved
 
 
 def test_codecs_are_shared_and_only_base_encodes(tiny_tts: Path) -> None:

@@ -24,7 +24,6 @@ from qwen3_audio.engine.gpu.slots import (
     SpeechSlots,
 )
 from qwen3_audio.engine.kv_cache import KvPool
-from qwen3_audio.engine.sampling import draw_keys
 from qwen3_audio.kernels.fused.ops import FusedOps
 from qwen3_audio.kernels.fused.predictor import FusedPredictor
 from qwen3_audio.kernels.fused.shapes import History
@@ -99,7 +98,7 @@ class FrameGraphs:
         inputs = self._slots.inputs.index_select(0, slots)
         hidden = self._stack.step(inputs, rows.whole[POSITION], pages, rows.lengths)
         num_groups = self._talker.config.num_code_groups
-        keys = draw_keys(rows.whole[SEED], rows.whole[FRAME], num_groups)
+        keys = self._ops.draw_keys(rows.whole[SEED], rows.whole[FRAME], num_groups)
         first = self._choose_first(hidden, keys[:, 0], rows)
         embedded = self._talker.embed_codec(first)
         rest = self._predictor(hidden, embedded, keys, rows.predictor)

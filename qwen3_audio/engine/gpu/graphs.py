@@ -64,13 +64,17 @@ class Lane(Protocol):
     """One queue of work on a device."""
 
     device: torch.device
+    when_plain: Callable[[str], None]  # hears once why a step could not be captured
 
     def active(self) -> AbstractContextManager[None]:
         """What the block does on the device is done in this lane."""
         ...
 
     def capture(self, run: Run) -> Run:
-        """`run` as one piece of work; it is run a few times first, so that must do no harm."""
+        """`run` as one piece of work; it is run a few times first, so that must do no harm.
+
+        What can't be captured is run as it is.
+        """
         ...
 
     def upload(self, values: NDArray[np.generic]) -> Tensor:
@@ -110,11 +114,21 @@ class Graphs(Generic[K]):
         self._captured[key]()
 
 
+def warn_of_plain_steps(why: str) -> None:
+    log.warning(
+        "A step can't be captured as a CUDA graph (%s): such steps are launched kernel by kernel,"
+        " slower and with the same results",
+        why,
+    )
+
+
 class CudaLane:
     """A stream, and graphs that share memory, as one stream never runs two of them at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.when_plain: Callable[[str], None] = warn_of_plain_steps
+        self._is_told = False
         self.stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -140,7 +154,9 @@ class CudaLane:
             ):
                 run()
         except RuntimeError as error:
-            log.warning("A step runs without a CUDA graph: %s", first_sentence(error))
+            if not self._is_told:
+                self._is_told = True
+                self.when_plain(first_sentence(error))
             return run
         replay: Run = graph.replay
         return replay

@@ -19,7 +19,7 @@ from qwen3_audio.engine.engine import Ending
 from qwen3_audio.engine.gpu.graphs import Lane, Late
 from qwen3_audio.engine.gpu.hearing import GpuHearing
 from qwen3_audio.engine.gpu.prefill import PackedPrefill, Part
-from qwen3_audio.engine.gpu.tokens import TokenGraphs
+from qwen3_audio.engine.gpu.tokens import TokenGraphs, count_candidates
 from qwen3_audio.engine.kv_cache import PageBook
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.scheduler import Scheduler
@@ -157,6 +157,7 @@ class GpuAsrRunner(ListeningRunner):
         late = self._tokens.launch(
             [seq.slot for seq in seqs],
             num_pages=PageBook.pages_for(max(seq.num_positions for seq in seqs)),
+            num_candidates=max(map(count_candidates, seqs)),
         )
         self._launches.append(Launch(seqs, late))
 

@@ -19,7 +19,6 @@ from qwen3_audio.engine.gpu.graphs import Graphs, Lane, Late, Run, round_up, siz
 from qwen3_audio.engine.gpu.prefill import page_sizes
 from qwen3_audio.engine.gpu.slots import BatchSlots, take_pages
 from qwen3_audio.engine.kv_cache import KvPool
-from qwen3_audio.engine.sampling import draw_keys
 from qwen3_audio.kernels.fused.ops import FusedOps
 from qwen3_audio.kernels.fused.shapes import SampleRows
 from qwen3_audio.kernels.fused.stack import FusedStack
@@ -29,6 +28,7 @@ from qwen3_audio.models.qwen3 import Stack
 # Rows of TokenGraphs.whole
 SEED, STEP, POSITION, TOP_K, TOKEN, LEFT = range(6)
 ALL = 1 << 30  # candidates: more than any vocabulary has
+FEW_CANDIDATES = (1, 1024)  # of who is greedy, and of who names a temperature and nothing else
 
 
 class TokenKey(NamedTuple):
@@ -36,6 +36,7 @@ class TokenKey(NamedTuple):
 
     num_rows: int
     num_pages: int
+    num_candidates: int  # of a row at most, where choosing means sorting them
 
 
 class TokenGraphs:
@@ -61,13 +62,19 @@ class TokenGraphs:
         self._eos = torch.tensor(eos_ids, device=device)
         self._stack = FusedStack(ops, stack, pool.k, pool.v, max_positions=pool.max_positions)
         self.sizes, self.pages = sizes_up_to(num_slots), page_sizes(ops, pool)
+        vocab = head.weight.shape[0]
+        self.candidates = sizes_up_to(vocab, FEW_CANDIDATES) if ops.sorts else (vocab,)
         self._inputs = BatchSlots(lane, num_slots)
         self._results = torch.zeros(num_slots, 2, dtype=torch.float64, device=device)
         self._graphs: Graphs[TokenKey] = Graphs(lane, self._build)
 
     def prepare(self) -> None:
         """Capture what an ordinary step needs, the largest first: the others fit its memory."""
-        self._graphs.prepare(TokenKey(size, self.pages[0]) for size in self.sizes[::-1])
+        self._graphs.prepare(
+            TokenKey(size, self.pages[0], number)
+            for size in self.sizes[::-1]
+            for number in self.candidates[: len(FEW_CANDIDATES)]
+        )
 
     def admit(self, seqs: Seq[AsrSequence], prompts: Seq[AsrPrompt]) -> None:
         """Fill the slots of pieces whose prompts are read up to their last tokens."""
@@ -78,12 +85,17 @@ class TokenGraphs:
         self.real.index_copy_(1, slots, self._lane.upload(np.array(real, np.float32).T))
         take_pages(self._lane, self._pool, seqs, slots)
 
-    def launch(self, slots: list[int], *, num_pages: int) -> Late:
+    def launch(self, slots: list[int], *, num_pages: int, num_candidates: int) -> Late:
         """One token of these slots → float64 [B, 2]: its id and its log-probability.
 
-        `num_pages`: the most that one of them has written on.
+        `num_pages`: the most that one of them has written on. `num_candidates`: the most that one
+        of them chooses among, see `count_candidates`.
         """
-        key = TokenKey(round_up(len(slots), self.sizes), round_up(num_pages, self.pages))
+        key = TokenKey(
+            round_up(len(slots), self.sizes),
+            round_up(num_pages, self.pages),
+            round_up(min(num_candidates, self.candidates[-1]), self.candidates),
+        )
         self._graphs.prepare([key])
         self._inputs.send(slots, key.num_rows)
         self._graphs.run(key)
@@ -101,8 +113,9 @@ class TokenGraphs:
         rows = self._embedding.index_select(0, whole[TOKEN]).to(self._stack.stack.activations)
         hidden = self._stack.step(rows, whole[POSITION], pages, lengths)
         logits = self._head(hidden)
-        keys = draw_keys(whole[SEED], whole[STEP], 1)[:, 0]
-        chosen = self._ops.choose_ids(logits, keys, SampleRows(real[0], whole[TOP_K], real[1]))
+        keys = self._ops.draw_keys(whole[SEED], whole[STEP], 1)[:, 0]
+        settings = SampleRows(real[0], whole[TOP_K], real[1])
+        chosen = self._ops.choose_ids(logits, keys, settings, key.num_candidates)
         logits = logits.float()
         logprobs = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
         is_end = (chosen[:, None] == self._eos).any(1)
@@ -112,6 +125,14 @@ class TokenGraphs:
         self.whole.index_copy_(1, slots, torch.stack(following))
         results = torch.stack([chosen.double(), logprobs.double()], 1)
         self._results[: key.num_rows].copy_(results)
+
+
+def count_candidates(seq: AsrSequence) -> int:
+    """How many of the likeliest tokens a request chooses among."""
+    temperature, top_k, _ = seq.settings
+    if temperature == 0:
+        return 1
+    return top_k if top_k > 0 else ALL
 
 
 def _start(seq: AsrSequence, ids: Seq[int]) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ class FusedOps:
     """The twins themselves; TritonOps puts kernels in their place."""
 
     name = "torch"
+    sorts = True  # so it matters to a choice among many how many candidates there are
     max_few_rows = 0  # up to so many rows the products with norms and sums in them are the faster
 
     def __init__(self, reason: str | None = None) -> None:
@@ -38,12 +39,15 @@ class FusedOps:
         self.reason = reason
 
     @classmethod
-    def choose(cls, device: torch.device) -> "FusedOps":
-        """Triton where it imports, compiles and agrees with its twins on this card."""
+    def choose(cls, device: torch.device, *, has_fp8: bool = False) -> "FusedOps":
+        """Triton where it imports, compiles and agrees with its twins on this card.
+
+        `has_fp8`: there will be weights in 8-bit floats.
+        """
         if device.type != "cuda":
             return cls(f"Triton kernels are for GPUs, and this is {device.type}")
         try:
-            return open_triton(device)
+            return open_triton(device, has_fp8=has_fp8)
         except NoTriton as why:
             return cls(str(why))
 
@@ -83,9 +87,18 @@ class FusedOps:
         """
         return twins.attend_frame(qkv, norms, rope, cache, start)
 
-    def choose_ids(self, logits: Tensor, keys: Tensor, rows: SampleRows) -> Tensor:
-        """Logits [B, V] of any precision, keys int64 [B] → ids int64 [B]."""
-        return twins.choose(logits, keys, rows)
+    def draw_keys(self, seeds: Tensor, steps: Tensor, num_groups: int) -> Tensor:
+        """Seeds and steps int64 [B] → a key for each group of a step, int64 [B, G]."""
+        return twins.draw_keys(seeds, steps, num_groups)
+
+    def choose_ids(
+        self, logits: Tensor, keys: Tensor, rows: SampleRows, most: int | None = None
+    ) -> Tensor:
+        """Logits [B, V] of any precision, keys int64 [B] → ids int64 [B].
+
+        `most`: candidates that a row has at most; 1: all are greedy.
+        """
+        return twins.choose(logits, keys, rows, most)
 
     def choose_first(
         self, logits: Tensor, keys: Tensor, rows: SampleRows, history: History
@@ -106,11 +119,11 @@ class FusedOps:
         return twins.silu_mul(linear(functional.rms_norm(x, norm.shape, norm, eps)))
 
 
-def open_triton(device: torch.device) -> FusedOps:
+def open_triton(device: torch.device, *, has_fp8: bool) -> FusedOps:
     """Raises NoTriton."""
     try:
         module = importlib.import_module(TRITON)
     except (ImportError, OSError) as error:
         raise NoTriton(f"Triton can't be imported ({error})") from error
-    ops: FusedOps = module.TritonOps.open(device)
+    ops: FusedOps = module.TritonOps.open(device, has_fp8=has_fp8)
     return ops

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qwen3_audio.kernels.fused.fp8 import Fp8Linear
 from qwen3_audio.kernels.fused.ops import FusedOps
 from qwen3_audio.kernels.fused.shapes import (
     HeadNorms,
@@ -37,6 +38,7 @@ class TrialSizes:
     head_dim: int = 128
     page_positions: int = 32
     num_frame_positions: int = 17
+    num_groups: int = 16
     vocab: int = 2048
     large_vocab: int = 9000
     lengths: tuple[int, ...] = (1, 70, 0, 33)  # 0: padding
@@ -46,8 +48,16 @@ class Trials:
     """Makes tensors in one precision and compares what comes of them."""
 
     def __init__(
-        self, fast: FusedOps, device: torch.device, dtype: torch.dtype, sizes: TrialSizes
+        self,
+        fast: FusedOps,
+        device: torch.device,
+        dtype: torch.dtype,
+        sizes: TrialSizes,
+        *,
+        has_fp8: bool = False,
     ) -> None:
+        """`has_fp8`: weights in 8-bit floats are tried too."""
+        self._has_fp8 = has_fp8
         self.fast, self.plain = fast, FusedOps()
         self.device, self.dtype, self.sizes = device, dtype, sizes
         self._generator = torch.Generator().manual_seed(1)
@@ -138,6 +148,8 @@ class Trials:
         for num_rows in range(1, self.fast.max_few_rows + 1):
             x, add = self.draw(num_rows, s.width), self.draw(num_rows, s.inner)
             yield from self._products_of(x, add, norm, linear, gate_up)
+            if self._has_fp8:
+                yield from self._small_products(x, add, norm, linear, gate_up)
 
     def _products_of(
         self, x: Tensor, add: Tensor, norm: Tensor, linear: Linear, gate_up: Linear
@@ -146,6 +158,18 @@ class Trials:
         yield self._both("product of a norm", lambda o: o.product(x, linear, norm, EPS))
         yield self._both("product and sum", lambda o: o.product_sum(x, linear, add))
         yield self._both("product and SiLU", lambda o: o.product_act(x, gate_up, norm, EPS))
+
+    def _small_products(
+        self, x: Tensor, add: Tensor, norm: Tensor, linear: Linear, gate_up: Linear
+    ) -> Iterator[tuple[str, float]]:
+        """8-bit weights in the kernels against what they stand for in the twins."""
+        down, gated = Fp8Linear.of(linear), Fp8Linear.of(gate_up)
+        wide = down.widened(self.dtype), gated.widened(self.dtype)
+        weights = {self.fast: (down, gated), self.plain: wide}
+        yield self._both("8-bit product", lambda o: o.product_sum(x, weights[o][0], add))
+        yield self._both(
+            "8-bit product and SiLU", lambda o: o.product_act(x, weights[o][1], norm, EPS)
+        )
 
     def _choices(self) -> Iterator[tuple[str, float]]:
         s = self.sizes
@@ -156,6 +180,9 @@ class Trials:
         )
         rows, num_rows = SampleRows(temperature, top_k, top_p), len(settings)
         keys = torch.randint(1 << 62, (num_rows, 2), generator=self._generator).to(self.device)
+        seeds, steps = keys.unbind(1)
+        drawn = [o.draw_keys(seeds, steps, s.num_groups) for o in (self.fast, self.plain)]
+        yield "drawing of keys", _share_differing(*drawn)
         for vocab in (s.vocab, s.large_vocab):
             logits = torch.randn(num_rows, vocab, generator=self._generator).to(self.device) * 3
             chosen = [o.choose_ids(logits, keys[:, 1], rows) for o in (self.fast, self.plain)]

@@ -12,6 +12,7 @@ from triton.errors import TritonError  # type: ignore[import-not-found,import-un
 from qwen3_audio.kernels.fused import (
     triton_attention,
     triton_frame,
+    triton_noise,
     triton_products,
     triton_rows,
     triton_sampler,
@@ -44,13 +45,15 @@ class TritonOps(FusedOps):
     """Kernels in the place of the twins."""
 
     name = "Triton"
+    sorts = False
 
     @classmethod
-    def open(cls, device: torch.device) -> "TritonOps":
+    def open(cls, device: torch.device, *, has_fp8: bool = False) -> "TritonOps":
         """Raises NoTriton where a kernel can't be made on this card or differs from its twin."""
         ops = cls()
         try:
-            differing = Trials(ops, device, torch.bfloat16, TrialSizes()).differing()
+            trials = Trials(ops, device, torch.bfloat16, TrialSizes(), has_fp8=has_fp8)
+            differing = trials.differing()
         except CANNOT_RUN as error:
             why = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise NoTriton(f"Triton can't make its kernels here ({why})") from error
@@ -81,7 +84,12 @@ class TritonOps(FusedOps):
     ) -> Tensor:
         return triton_frame.attend_frame(qkv, norms, rope, cache, start)
 
-    def choose_ids(self, logits: Tensor, keys: Tensor, rows: SampleRows) -> Tensor:
+    def draw_keys(self, seeds: Tensor, steps: Tensor, num_groups: int) -> Tensor:
+        return triton_noise.draw_keys(seeds, steps, num_groups)
+
+    def choose_ids(
+        self, logits: Tensor, keys: Tensor, rows: SampleRows, most: int | None = None
+    ) -> Tensor:
         return triton_sampler.choose(logits, keys, rows)
 
     def choose_first(

@@ -11,29 +11,13 @@ import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from torch import Tensor
 
-from qwen3_audio.kernels.fused import twins
 from qwen3_audio.kernels.fused.shapes import History, SampleRows
+from qwen3_audio.kernels.fused.triton_noise import gumbel
 
 MOST_IN_REGISTERS = 8192
 _BLOCK = 4096  # of a larger vocabulary at a time
-_GOLDEN = tl.constexpr(twins.GOLDEN)
-_MIX_1 = tl.constexpr(twins.MIX_1)
-_MIX_2 = tl.constexpr(twins.MIX_2)
-_UNUSED_BITS = tl.constexpr(64 - twins.UNIFORM_BITS)
-_UNIFORM_STEP = tl.constexpr(2.0**-twins.UNIFORM_BITS)
 _LEAST = tl.constexpr(-(1 << 31))
 _LEAST_SHARE = tl.constexpr(1e-30)  # with a top_p of 0 the best one stays
-
-
-@triton.jit
-def _gumbel(key, ids):
-    """Noise of candidates: key int64, ids int32 [BLOCK] → float32 [BLOCK]."""
-    x = key.to(tl.uint64) + (ids.to(tl.uint64) + 1) * _GOLDEN
-    x = (x ^ (x >> 30)) * _MIX_1
-    x = (x ^ (x >> 27)) * _MIX_2
-    x = x ^ (x >> 31)
-    uniform = (x >> _UNUSED_BITS).to(tl.int32).to(tl.float32) + 0.5
-    return -tl.log(-tl.log(uniform * _UNIFORM_STEP))
 
 
 @triton.jit
@@ -141,7 +125,7 @@ def _choose(
         if p < 1:
             weights = tl.where(kept, tl.exp(values - tl.max(values, 0)), 0.0)
             kept = _keep_top_p(order, weights, p)
-        noisy = values + _gumbel(tl.load(keys + row * key_stride), ids)
+        noisy = values + gumbel(tl.load(keys + row * key_stride), ids)
         values = tl.where(kept, noisy, float("-inf"))
     chosen = tl.minimum(tl.argmax(values, 0), vocab - 1)  # whatever is no number
     tl.store(out + row, chosen.to(tl.int64))
@@ -258,7 +242,7 @@ def _choose_large(
             if num_equal > num_at_edge:
                 equal = _first_of(equal, num_at_edge)
             num_at_edge -= tl.minimum(num_equal, num_at_edge)
-            values = values / heat + _gumbel(key, ids)
+            values = values / heat + gumbel(key, ids)
             values = tl.where((order > edge) | equal, values, float("-inf"))
         highest = tl.max(values, 0)
         if highest > best:

@@ -109,15 +109,19 @@ def attend_frame(
     return grouped_attention(q, keys[:, :end].to(q.dtype), values[:, :end].to(q.dtype), mask)
 
 
-def choose(logits: Tensor, keys: Tensor, rows: SampleRows) -> Tensor:
+def choose(logits: Tensor, keys: Tensor, rows: SampleRows, most: int | None = None) -> Tensor:
     """Logits [B, V] of any precision, keys int64 [B] → ids int64 [B], those of
     engine.sampling.choose. Of equal logits the least ids are kept.
+
+    `most`: candidates that a row has at most (1: all are greedy), so that fewer need be sorted.
     """
     logits = logits.float()
+    if most == 1:
+        return logits.argmax(-1)
     is_random = rows.temperature > 0
-    values, ids = logits.sort(dim=-1, descending=True, stable=True)
+    values, ids = _sort(logits, logits.shape[1] if most is None else most)
     values = values / torch.where(is_random, rows.temperature, 1.0)[:, None]
-    ranks = torch.arange(logits.shape[1], device=logits.device)
+    ranks = torch.arange(values.shape[1], device=logits.device)
     values = values.masked_fill(ranks >= rows.top_k[:, None], -torch.inf)
     probabilities = values.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
@@ -126,6 +130,21 @@ def choose(logits: Tensor, keys: Tensor, rows: SampleRows) -> Tensor:
     noisy = values.masked_fill(is_cut & (ranks > 0), -torch.inf) + noise
     best = torch.where(is_random, noisy.argmax(-1), 0)
     return ids.gather(1, best[:, None])[:, 0]
+
+
+def _sort(logits: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The `most` largest of float32 logits [B, V] in their order, of equal ones the least ids
+    first: values and ids [B, most].
+    """
+    vocab = logits.shape[1]
+    if most >= vocab:
+        return logits.sort(dim=-1, descending=True, stable=True)
+    bits = (logits + 0.0).view(torch.int32)  # 0 and -0 are one
+    order = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the values
+    ids = torch.arange(vocab, device=logits.device)
+    ranked = (order.long() << 32 | (vocab - 1 - ids)).topk(most, dim=-1, sorted=True).values
+    ids = vocab - 1 - (ranked & 0xFFFFFFFF)
+    return logits.gather(1, ids), ids
 
 
 def choose_first(logits: Tensor, keys: Tensor, rows: SampleRows, history: History) -> Tensor:
@@ -143,6 +162,13 @@ def choose_first(logits: Tensor, keys: Tensor, rows: SampleRows, history: Histor
     return chosen
 
 
+def draw_keys(seeds: Tensor, steps: Tensor, num_groups: int) -> Tensor:
+    """Seeds and steps int64 [B] → keys int64 [B, G], those of engine.sampling.draw_keys."""
+    groups = torch.arange(1, num_groups + 1, device=seeds.device)
+    counters = steps[:, None] * num_groups + groups
+    return _mix(_mix(seeds)[:, None] + counters * _signed(GOLDEN))
+
+
 def _signed(number: int) -> int:
     return number - _WRAP if number >= _WRAP // 2 else number
 
@@ -151,10 +177,13 @@ def _shift_right(x: Tensor, num_bits: int) -> Tensor:
     return (x >> num_bits) & ((1 << (64 - num_bits)) - 1)  # logical, not arithmetic
 
 
-def _uniforms(keys: Tensor, ids: Tensor) -> Tensor:
-    """keys int64 [B], ids int64 [B, V] → float32 [B, V], never 0 and never 1."""
-    x = keys[:, None] + (ids + 1) * _signed(GOLDEN)
+def _mix(x: Tensor) -> Tensor:
     x = (x ^ _shift_right(x, 30)) * _signed(MIX_1)
     x = (x ^ _shift_right(x, 27)) * _signed(MIX_2)
-    x = x ^ _shift_right(x, 31)
+    return x ^ _shift_right(x, 31)
+
+
+def _uniforms(keys: Tensor, ids: Tensor) -> Tensor:
+    """keys int64 [B], ids int64 [B, V] → float32 [B, V], never 0 and never 1."""
+    x = _mix(keys[:, None] + (ids + 1) * _signed(GOLDEN))
     return (_shift_right(x, 64 - UNIFORM_BITS).float() + 0.5) * 2.0**-UNIFORM_BITS

@@ -16,6 +16,7 @@ from qwen3_audio.engine.gpu import hearing, prefill
 from qwen3_audio.engine.gpu.listening import GpuAsrRunner
 from qwen3_audio.engine.gpu.tokens import LEFT, POSITION
 from qwen3_audio.engine.loading import ListeningModel, load_listening
+from qwen3_audio.kernels.fused.fp8 import Fp8Linear
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import EndReason
 
@@ -100,6 +101,36 @@ def test_clips_are_heard_alike_in_any_company(
     got = pieces(graphs)
     run(graphs, {0: got})
     assert_same(expected, got)
+
+
+def test_no_more_candidates_are_sorted_than_somebody_has(
+    graphs: ListeningModel, expected: list[Hearing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A greedy one alone needs no sort, one of the five likeliest only those."""
+    tokens = runner_of(graphs)._tokens
+    monkeypatch.setattr(tokens, "candidates", (1, 5, tokens.candidates[-1]))
+    tokens._graphs._captured.clear()
+    got, found = pieces(graphs), []
+    for piece in got[:4]:
+        run(graphs, {0: [piece]})
+        (key,) = tokens._graphs._captured
+        found.append(key.num_candidates)
+        tokens._graphs._captured.clear()
+    assert found == [1, tokens.candidates[-1], 1, 5]
+    assert_same(expected[:4], got[:4])
+
+
+def test_8_bit_weights_are_heard_alike_in_graphs_and_without(tiny_asr: Path) -> None:
+    devices = [
+        Device(CPU, torch.float32, lanes=lanes, is_fp8=True) for lanes in (None, StandInLane)
+    ]
+    one, other = (load(tiny_asr / "tiny-asr", device) for device in devices)
+    layer = one.runner.decoder.stack.layers[0]
+    assert isinstance(layer.gate_up, Fp8Linear) and isinstance(layer.down, Fp8Linear)
+    heard = [pieces(one)[1:4], pieces(other)[1:4]]
+    for model, own in zip((one, other), heard, strict=True):
+        run(model, {0: own})
+    assert_same(*heard)
 
 
 def test_a_prompt_longer_than_every_graph_is_read_without_one(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from stand_in import StandInLane
 from qwen3_audio.engine.gpu.slots import FRAME, LEFT, POSITION
 from qwen3_audio.engine.gpu.speech import GpuSpeechRunner
 from qwen3_audio.engine.loading import SpeechModel
+from qwen3_audio.kernels.fused.fp8 import Fp8Linear
 from qwen3_audio.types import EndReason, ModelKind
 
 
@@ -84,6 +86,19 @@ def test_a_busy_batch_makes_what_the_plain_runner_makes_of_each_alone(
     assert_same(expected, busy)
     assert passing[0].frames == expected[0].frames[:4]  # the fifth was made and never read
     assert passing[1].frames == expected[2].frames[:2]
+
+
+def test_8_bit_weights_speak_alike_in_graphs_and_without(tiny_tts: Path) -> None:
+    folder = tiny_tts / "tiny-CustomVoice"
+    models = [load_tts(folder, replace(one, is_fp8=True)) for one in (as_plain(), as_graphs())]
+    talker = models[0].runner.talker
+    for layer, is_small in (
+        (talker.stack.layers[0], True),
+        (talker.predictor.stack.layers[0], False),
+    ):
+        assert [isinstance(one, Fp8Linear) for one in (layer.gate_up, layer.down)] == [is_small] * 2
+    request = request_of(seed=1)
+    assert_same(*([run_alone(m, speech_of(m, request, max_frames=9))] for m in models))
 
 
 def test_rows_that_fill_up_a_batch_change_nothing(

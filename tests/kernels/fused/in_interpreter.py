@@ -52,7 +52,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["float32", "bfloat16", "float32 even", "bfloat16 odd"],
 )
 def test_every_kernel_equals_its_twin(dtype: torch.dtype, sizes: TrialSizes) -> None:
-    assert Trials(OPS, CPU, dtype, sizes).differing() == []
+    assert Trials(OPS, CPU, dtype, sizes, has_fp8=True).differing() == []
 
 
 def test_a_wrong_kernel_is_found_out() -> None:
@@ -88,6 +88,7 @@ def test_kernels_that_come_out_wrong_are_not_used(monkeypatch: pytest.MonkeyPatc
 
 def test_kernels_that_work_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trials, "differing", lambda trials: [])
+    assert str(TritonOps.open(CPU, has_fp8=True)) == "Triton kernels"
     assert str(TritonOps.open(CPU)) == "Triton kernels"
 
 
@@ -113,6 +114,18 @@ def test_padding_writes_no_keys() -> None:
                     torch.tensor([[0], [1]]))  # fmt: skip
     OPS.place(torch.ones(2, 200), norms, rope, cache, places)
     assert not cache.k.any() and not cache.v.any()
+
+
+@pytest.mark.parametrize("num_groups", [1, 5, 16])
+def test_keys_are_those_of_the_engine(num_groups: int) -> None:
+    """Numbers of all sizes, negative ones among them, from rows of a larger table."""
+    generator = torch.Generator().manual_seed(6)
+    table = torch.randint(-(1 << 63), (1 << 63) - 1, (2, 40), generator=generator)
+    table[:, :3] = torch.tensor([[0, 1, -1], [0, 1 << 40, 7]])
+    drawn = OPS.draw_keys(table[0], table[1], num_groups)
+    assert torch.equal(drawn, draw_keys(table[0], table[1], num_groups))
+    strided = OPS.draw_keys(table.t()[:, 0], table.t()[:, 1], num_groups)
+    assert torch.equal(strided, drawn)
 
 
 FEW = [(0.0, 0, 0.5), (0.9, 5, 1.0), (0.3, 0, 1.0), (1.7, 0, 0.5), (0.9, 50, 0.95), (0.9, 3, 0.0)]

@@ -8,7 +8,7 @@ from stack_weights import draw_stack_weights
 from torch import Tensor
 
 from qwen3_audio.engine.kv_cache import DecodeAttention, KvPool
-from qwen3_audio.kernels.fused.fp8 import Fp8Linear, shrink_feed_forward
+from qwen3_audio.kernels.fused.fp8 import Fp8Linear, Fp8Weights
 from qwen3_audio.kernels.fused.ops import FusedOps
 from qwen3_audio.kernels.fused.stack import FusedStack
 from qwen3_audio.models.configs import StackConfig
@@ -41,11 +41,15 @@ class FewRows(FusedOps):
 ways = pytest.mark.parametrize("ops", [FusedOps(), FewRows()], ids=["many", "few"])
 
 
-def stack_of(dtype: torch.dtype, config: StackConfig = CONFIG) -> Stack:
+def weights_of(dtype: torch.dtype, config: StackConfig = CONFIG) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     weights = draw_stack_weights(config, generator)
     weights["norm.weight"] = torch.rand(config.hidden_size, generator=generator) + 0.5
-    return Stack(config, {name: tensor.to(dtype) for name, tensor in weights.items()}, "", dtype)
+    return {name: tensor.to(dtype) for name, tensor in weights.items()}
+
+
+def stack_of(dtype: torch.dtype, config: StackConfig = CONFIG) -> Stack:
+    return Stack(config, weights_of(dtype, config), "", dtype)
 
 
 def pool_of(dtype: torch.dtype, lengths: list[int]) -> KvPool:
@@ -112,9 +116,11 @@ def test_nothing_but_padding_writes_nothing() -> None:
 @ways
 def test_8_bit_feed_forward_stays_near(ops: FusedOps) -> None:
     config = replace(CONFIG, hidden_size=64, intermediate_size=160)
-    exact, small = (stack_of(torch.float32, config) for _ in range(2))
-    shrink_feed_forward(small)
-    assert all(isinstance(layer.down, Fp8Linear) for layer in small.layers)
+    weights = weights_of(torch.float32, config)
+    exact, small = (Stack(config, w, "", torch.float32) for w in (weights, Fp8Weights(weights)))
+    for layer in small.layers:
+        assert isinstance(layer.gate_up, Fp8Linear) and isinstance(layer.down, Fp8Linear)
+        assert not isinstance(layer.qkv, Fp8Linear) and not isinstance(layer.out, Fp8Linear)
     rows, positions = draw(3, 64), torch.zeros(3, dtype=torch.int64)
     pools = [pool_of(torch.float32, [1, 1, 1]) for _ in range(2)]
     expected, got = (

@@ -17,6 +17,7 @@ KERNELS = {
     "_begin",
     "_go_on",
     "_product",
+    "_draw_keys",
     "_choose",
     "_choose_large",
 }
