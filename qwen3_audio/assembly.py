@@ -4,12 +4,16 @@ import ctypes
 import gc
 import logging
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwen3_audio.checkpoints import Checkpoint, open_checkpoint
 from qwen3_audio.demo import demo_folders
 from qwen3_audio.errors import StartError
+from qwen3_audio.kernels.compiled import make_ahead
 from qwen3_audio.progress import loading_progress
 from qwen3_audio.selection import select_checkpoints
 from qwen3_audio.settings import Settings, suggest
@@ -31,13 +35,14 @@ KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "40", "LRU_CACHE_CAPACITY": "
 # 180 ms if they fell asleep at once), but not for long on cores that the kernels then lack.
 IDLE_THREADS = {"GOMP_SPINCOUNT": "20000"}
 M_ARENA_MAX = -8  # of glibc's mallopt
+_GPU = Path("/dev/nvidiactl")  # of NVIDIA's driver on Linux
 MAX_ARENAS = 1  # each keeps what its threads have freed
 
 NOTHING_TO_SERVE = """\
 no checkpoint is named, so there is nothing to serve. Any of these is a start:
 
   qwen3-audio serve --demo
-      tiny checkpoints made on this machine: everything works, nothing makes sense
+      tiny models that come with this program: simple English, without a download
 
   qwen3-audio download Qwen/Qwen3-TTS-12Hz-0.6B-CustomVoice Qwen/Qwen3-ASR-0.6B
       puts checkpoints into MODELS_DIR (./models)
@@ -69,7 +74,8 @@ def load_backend(checkpoints: Sequence[Checkpoint], settings: Settings) -> "Loca
     """The engine of this process with all checkpoints loaded."""
     suggest(IDLE_THREADS)
     bound_memory()
-    from qwen3_audio.engine.local import build_backend
+    with _compiling(settings):
+        from qwen3_audio.engine.local import build_backend
 
     with loading_progress(log.info) as report:
         backend = build_backend(checkpoints, settings, report)
@@ -77,6 +83,18 @@ def load_backend(checkpoints: Sequence[Checkpoint], settings: Settings) -> "Loca
     gc.collect()
     gc.freeze()
     return backend
+
+
+@contextmanager
+def _compiling(settings: Settings) -> Iterator[None]:
+    """The C compiler of a first start and the import of torch take seconds each: both at once."""
+    if _GPU.exists() or (settings.qwen_tts_device or "").startswith("cuda"):
+        yield  # the kernels are for CPUs; should this one be needed yet, it compiles then
+        return
+    thread = threading.Thread(target=make_ahead, args=(settings.kernels_dir,), daemon=True)
+    thread.start()
+    yield
+    thread.join()
 
 
 def bound_memory() -> None:

@@ -224,6 +224,11 @@ class Settings:
         """Where what can be made again is kept: parts of the demo, compiled kernels."""
         return (self.xdg_cache_home or Path.home() / ".cache") / "qwen3-audio"
 
+    @property
+    def kernels_dir(self) -> Path:
+        """Where the kernels for CPUs are compiled to."""
+        return self.cache_dir / "kernels"
+
 
 VARIABLES = tuple(f.name.upper() for f in fields(Settings))
 SECRETS = frozenset(f.name.upper() for f in fields(Settings) if f.metadata["secret"])

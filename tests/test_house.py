@@ -70,7 +70,8 @@ MAY_IMPORT = {
     "selection": FLOOR | {"hub", "progress"},
     "demo": FLOOR | {"progress", "random_weights"},
     "doctor": FLOOR | {"engine", "hub", "selection"},
-    "assembly": FLOOR | {"demo", "engine", "progress", "selection", "service", "store", "web"},
+    "assembly": FLOOR
+    | {"demo", "engine", "kernels", "progress", "selection", "service", "store", "web"},
     "bench": FLOOR | {"assembly", "audio", "progress", "random_weights"},
     "asgi": FLOOR | {"assembly"},
     "commands": FLOOR

@@ -119,7 +119,7 @@ class Device:
         wants_exact = settings.qwen_tts_dtype in ("float32", "float16")
         dtype = torch.bfloat16 if has_bfloat16() and not wants_exact else torch.float32
         try:
-            kernels = Kernels(settings.cache_dir / "kernels", torch.get_num_threads())
+            kernels = Kernels(settings.kernels_dir, torch.get_num_threads())
         except NoKernels as why:
             numba, missing = _open_numba(settings, dtype, str(why))
             return cls(device, dtype, numba=numba, missing=missing)

@@ -88,9 +88,17 @@ class Cache(Structure):
     )
 
 
+def make_ahead(cache_dir: Path) -> None:
+    """Compile the library if it is missing; what goes wrong is told when it is opened."""
+    path = _path(cache_dir)
+    if not path.exists():
+        with contextlib.suppress(NoKernels, OSError):
+            _compile(path)
+
+
 def open_library(cache_dir: Path) -> ctypes.CDLL:
     """The compiled library, from the cache folder or made there now; raises NoKernels."""
-    path = cache_dir / f"stack-{_fingerprint()}.so"
+    path = _path(cache_dir)
     try:
         library = _open_or_make(path)
     except OSError as error:
@@ -110,6 +118,10 @@ def open_library(cache_dir: Path) -> ctypes.CDLL:
     )  # fmt: skip
     library.log_sum_rows.argtypes = (pointer, pointer, ctypes.c_int, ctypes.c_int, pointer)
     return library
+
+
+def _path(cache_dir: Path) -> Path:
+    return cache_dir / f"stack-{_fingerprint()}.so"
 
 
 def _open_or_make(path: Path) -> ctypes.CDLL:

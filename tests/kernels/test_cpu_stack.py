@@ -13,7 +13,7 @@ from torch import Tensor
 from qwen3_audio.engine.kv_cache import DecodeAttention, KvPool
 from qwen3_audio.engine.paged_decoder import PagedDecoder
 from qwen3_audio.engine.sequence import Sequence
-from qwen3_audio.kernels.compiled import NoKernels
+from qwen3_audio.kernels.compiled import NoKernels, make_ahead
 from qwen3_audio.kernels.cpu_stack import CacheView, CpuStack
 from qwen3_audio.kernels.products import KernelLinear, Kernels
 from qwen3_audio.models.configs import StackConfig
@@ -233,6 +233,26 @@ def test_a_broken_compiler_is_told_and_leaves_nothing(
     with pytest.raises(NoKernels, match="could not make"):
         Kernels(tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_made_ahead_is_only_opened_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_ahead(tmp_path)
+    (library,) = tmp_path.iterdir()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    make_ahead(tmp_path)
+    Kernels(tmp_path, 1).close()
+    assert list(tmp_path.iterdir()) == [library]
+
+
+def test_trouble_with_making_it_ahead_is_told_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    make_ahead(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    make_ahead(tmp_path / "file")
 
 
 def test_a_torn_library_is_made_again(
