@@ -1,7 +1,8 @@
 """Is this GPU right, and how fast is it? Ends with a table; parts that fail are reported.
 
-Parts: machine, tiny (all kinds against the CPU), speech-SIZE, listening-SIZE (the tables),
-forced-SIZE (the real sizes against the CPU, with the codes given), official-SIZE.
+Parts: machine, kernels (each against plain torch, real sizes), tiny (all kinds against the CPU),
+speech-SIZE, listening-SIZE (the tables), forced-SIZE (the real sizes against the CPU, with the
+codes given), official-SIZE. After each part the results so far are written.
 Exit code 1 if a part failed, something was wrong, or a bound was missed.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.gpu_check import result
 from benchmarks.gpu_check.part import Part
-from benchmarks.gpu_check.schedule import PARTS, ROOT, TINY_PARTS, run_all, run_part
+from benchmarks.gpu_check.schedule import PARTS, ROOT, TINY_PARTS, Results, run_all, run_part
 
 RESULTS = ROOT / "benchmarks" / "results"
 MINUTES = 8.7
@@ -38,17 +39,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.gpu_check.checkpoints import choose_home
 
     home = given.home or choose_home()
-    home.mkdir(parents=True, exist_ok=True)
+    for folder in (home, given.out):
+        folder.mkdir(parents=True, exist_ok=True)
     options = ["--device", given.device, "--home", str(home)]
     options += ["--quick"] if given.quick else []
+    commit, card = given.commit or find_commit(), find_card(given.device)
+    about = {"date": datetime.now(UTC).date().isoformat(), "commit": commit}
+
+    def keep(results: Results) -> Path:
+        """From now on safe, whatever ends the parts to come."""
+        found = card or result.figure(results, "machine", "machine", "card") or "unknown card"
+        return result.write(given.out, found, results, about)
+
     try:
-        results = run_all(names, parts, end_s=end_s, options=options)
+        results = run_all(names, parts, end_s=end_s, options=options, reports=given.out, keep=keep)
     finally:
         if given.home is None:
             shutil.rmtree(home, ignore_errors=True)
-    about = {"date": datetime.now(UTC).date().isoformat(), "commit": find_commit()}
-    card = find_card(given.device) or result.figure(results, "machine", "machine", "card")
-    path = result.write(given.out, card or "unknown card", results, about)
+    path = keep(results)
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
     print(f"Written: {path} and {path.with_suffix('.md').name}")
     return 0 if all(result.judge(results).values()) else 1  # of what was measured now
@@ -65,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda:0", help="cpu tries the tool on tiny models")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"default {MINUTES}")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--commit", help="what is checked, where git can't say it")
     parser.add_argument("--home", type=Path, help="keep checkpoints here (default: not kept)")
     for name, kind in (("child", str), ("seconds", float), ("report", Path)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)

@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from benchmarks.gpu_check.attempts import attempt
 from benchmarks.gpu_check.part import Part
 from qwen3_audio.bench.player import Playback, play
 from qwen3_audio.bench.sample import Arrival
@@ -18,6 +19,7 @@ from qwen3_audio.engine.asr import AsrSequence, PieceEnd
 from qwen3_audio.engine.asr_prompt import build_prompt
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.engine import Ending, Runner
+from qwen3_audio.engine.gpu.graphs import CudaLane, Lane
 from qwen3_audio.engine.guards import LoopDetector
 from qwen3_audio.engine.loading import ListeningModel, SpeechModel, load_listening, load_speech
 from qwen3_audio.engine.local import lay_out
@@ -36,6 +38,24 @@ GRAPHS = "QWEN_CUDA_GRAPHS"
 HOP = 160  # samples of a mel frame
 SAMPLER = (1.0, 50, 1.0)  # of recognition: greedy random weights would repeat themselves
 _ids = itertools.count()
+M = TypeVar("M")
+
+
+class Lanes:
+    """Makes a device's lanes and remembers them."""
+
+    def __init__(self, make: Callable[[], Lane]) -> None:
+        self._make = make
+        self._made: list[Lane] = []
+
+    def __call__(self) -> Lane:
+        self._made.append(self._make())
+        return self._made[-1]
+
+    @property
+    def num_plain(self) -> int:
+        """Steps that could not be captured."""
+        return sum(lane.num_plain for lane in self._made if isinstance(lane, CudaLane))
 
 
 def settings_for(part: Part, dtype: str, num_slots: int, *, graphs: bool = True) -> Settings:
@@ -53,7 +73,8 @@ def settings_for(part: Part, dtype: str, num_slots: int, *, graphs: bool = True)
 def choose_device(part: Part, settings: Settings) -> Device:
     """As a start would; a CPU without kernels, which stands for a GPU when the tool is tried."""
     if part.is_gpu:
-        return Device.choose(settings)
+        device = Device.choose(settings)
+        return device if device.lanes is None else replace(device, lanes=Lanes(device.lanes))
     return replace(plain_cpu(), is_fp8=settings.qwen_tts_dtype == "fp8")
 
 
@@ -64,6 +85,28 @@ def plain_cpu() -> Device:
 
 def quiet(what: str, done: int, total: int) -> None:
     """Nobody wants to hear how loading goes."""
+
+
+def load_somehow(
+    part: Part, load: Callable[[Device], M], device: Device, name: str = ""
+) -> tuple[M, Device]:
+    """With graphs; where that fails it is a check that failed, and plain steps are measured."""
+    if device.lanes is None:
+        return load(device), device
+    with attempt(part, f"{name}loading with graphs"):
+        return load(device), device
+    part.note(f"{name}the model does not load with graphs: what follows is measured without them")
+    device = replace(device, lanes=None)
+    return load(device), device
+
+
+def check_graphs(part: Part, device: Device, name: str = "") -> None:
+    """That all steps were captured, those that came up late among them."""
+    if isinstance(device.lanes, Lanes):
+        num_plain = device.lanes.num_plain
+        part.check(
+            f"{name}every step is a graph", num_plain == 0, f"{num_plain} could not be captured"
+        )
 
 
 def load_voice(checkpoint: Checkpoint, settings: Settings, device: Device) -> SpeechModel:
@@ -213,6 +256,15 @@ class Turns:
         follow: Callable[[], Spoken | Heard | None] = lambda: None,
     ) -> None:
         """Until all have ended; `follow` may give another one whenever one ends."""
+        try:
+            self._run(works, follow)
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _run(
+        self, works: Sequence[Spoken | Heard], follow: Callable[[], Spoken | Heard | None]
+    ) -> None:
         scheduler = self._runner.scheduler
         for work in works:
             self._admit(work)
@@ -230,6 +282,16 @@ class Turns:
     def _admit(self, work: Spoken | Heard) -> None:
         work.begin_s = time.perf_counter()
         self._runner.scheduler.add([work.seq], is_admitted=True)
+
+    def _give_up(self) -> None:
+        """The runner as the next ones expect it, with nobody in it."""
+        scheduler = self._runner.scheduler
+        for seq in scheduler.everyone():
+            is_running = seq.seq_id in scheduler.running
+            scheduler.remove(seq)
+            if is_running:
+                self._runner.release(seq)
+        self._runner.restart()
 
     def _end(self, ending: Ending) -> None:
         self._runner.scheduler.remove(ending.seq)

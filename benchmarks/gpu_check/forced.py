@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.gpu_check import checkpoints, driving
+from benchmarks.gpu_check.attempts import attempt
 from benchmarks.gpu_check.driving import Turns
 from benchmarks.gpu_check.part import Part
 from benchmarks.gpu_check.tiny import exact_arithmetic
@@ -51,22 +52,26 @@ Forced = Callable[[Checkpoint, Part, Device], dict[str, Rows]]
 def run(part: Part, size: str) -> None:
     exact_arithmetic()
     for kind, forced in ((ModelKind.CUSTOM_VOICE, _force_voice), (ModelKind.ASR, _force_ears)):
-        _compare_precisions(part, checkpoints.make(part, kind.value, size), forced)
+        with attempt(part, f"{kind}, steps given"):
+            _compare_precisions(part, checkpoints.make(part, kind.value, size), forced)
     if part.has_time(20.0, "graphs against plain"):
-        _compare_graphs(part, checkpoints.make(part, ModelKind.CUSTOM_VOICE.value, size))
+        with attempt(part, "graphs against plain, full size"):
+            _compare_graphs(part, checkpoints.make(part, ModelKind.CUSTOM_VOICE.value, size))
 
 
 def _compare_precisions(part: Part, checkpoint: Checkpoint, forced: Forced) -> None:
     expected = forced(checkpoint, part, driving.plain_cpu())
     target = torch.device(part.device)
     for dtype in (torch.float32, torch.bfloat16):
-        found = forced(checkpoint, part, Device(target, dtype))
-        for name, rows in found.items():
-            what = f"{checkpoint.kind} {name}, {str(dtype).removeprefix('torch.')}"
-            if dtype is torch.float32:
-                _check_choices(part, what, rows, expected[name])
-            else:
-                _check_cosine(part, what, rows, expected[name])
+        precision = str(dtype).removeprefix("torch.")
+        with attempt(part, f"{checkpoint.kind}, {precision}"):
+            found = forced(checkpoint, part, Device(target, dtype))
+            for name, rows in found.items():
+                what = f"{checkpoint.kind} {name}, {precision}"
+                if dtype is torch.float32:
+                    _check_choices(part, what, rows, expected[name])
+                else:
+                    _check_cosine(part, what, rows, expected[name])
         if part.is_gpu:
             torch.cuda.empty_cache()
 

@@ -3,11 +3,12 @@
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from benchmarks.gpu_check import checkpoints, driving, kernels
+from benchmarks.gpu_check.attempts import attempt
 from benchmarks.gpu_check.driving import Heard, Turns
 from benchmarks.gpu_check.part import Figures, Part
 from qwen3_audio.bench.work import TOKENS_PER_S, make_sound
@@ -26,28 +27,48 @@ def run(part: Part, size: str) -> None:
     clips_s = CLIPS_S if part.is_gpu and not part.is_quick else (2.0,)
     checkpoint = checkpoints.make(part, "asr", size)
     settings = driving.settings_for(part, "bfloat16", max(at_once))
-    device = driving.choose_device(part, settings)
     before = kernels.memory(part)
     begin_s = time.perf_counter()
-    model = driving.load_ears(checkpoint, settings, device)
+    model, device = driving.load_somehow(
+        part,
+        lambda device: driving.load_ears(checkpoint, settings, device),
+        driving.choose_device(part, settings),
+    )
     kernels.wait_for(part)
     part.put("start", {"s": time.perf_counter() - begin_s, "runner": type(model.runner).__name__})
     part.put("memory", kernels.describe_memory(part, before, model.runner.decoder))
     for clip_s in reversed(clips_s):
-        make = _clip_maker(model, clip_s)
-        Turns(model.runner).run([make()])
-        for number in at_once:
-            if part.has_time(3.0, f"{number} of {clip_s:g} s"):
-                part.put(f"{number} of {clip_s:g} s", measure(part, model, make, number))
-        if part.has_time(5.0, "encoder alone"):
-            name = f"modules alone, without graphs, {clip_s:g} s, ms"
-            part.put(name, time_encoder(part, model, clip_s))
-        if not part.is_quick and part.has_time(5.0, f"kernels of {clip_s:g} s"):
-            work = make()
-            found = kernels.profile(part, lambda work=work: Turns(model.runner).run([work]))
-            name = f"kernels of one of {clip_s:g} s"
-            part.put(name, kernels.per_step(found, work.seq.max_tokens))
+        _measure_clips(part, model, clip_s, at_once)
+    driving.check_graphs(part, device)
     part.put("memory at the end", kernels.describe_memory(part, before, model.runner.decoder))
+    for clip_s in () if part.is_quick else reversed(clips_s):  # what was profiled stays slower
+        _count_kernels(part, model, clip_s)
+
+
+def _measure_clips(
+    part: Part, model: ListeningModel, clip_s: float, at_once: Sequence[int]
+) -> None:
+    make = _clip_maker(model, clip_s)
+    with attempt(part, f"first clip of {clip_s:g} s"):
+        Turns(model.runner).run([make()])
+    for number in at_once:
+        name = f"{number} of {clip_s:g} s"
+        if part.has_time(3.0, name):
+            with attempt(part, name):
+                part.put(name, measure(part, model, make, number))
+    if part.has_time(5.0, "encoder alone"):
+        name = f"modules alone, without graphs, {clip_s:g} s, ms"
+        with attempt(part, name):
+            part.put(name, time_encoder(part, model, clip_s))
+
+
+def _count_kernels(part: Part, model: ListeningModel, clip_s: float) -> None:
+    name = f"kernels of one of {clip_s:g} s"
+    if part.has_time(5.0, name):
+        with attempt(part, name):
+            work = _clip_maker(model, clip_s)()
+            found = kernels.profile(part, lambda: Turns(model.runner).run([work]))
+            part.put(name, kernels.per_step(found, work.seq.max_tokens))
 
 
 def _clip_maker(model: ListeningModel, clip_s: float) -> Callable[[], Heard]:

@@ -3,11 +3,14 @@
 import json
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Figures = dict[str, Any]
+MOST_CAUSES = 4  # of an exception, each with its traceback
+MOST_LINES = 30  # of its message: those of compilers are long
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,17 @@ class Part:
         self._write({"notes": [text]})
         self.say(text)
 
-    def fail(self, error: str) -> None:
-        self._write({"error": error})
-        self.say(error)
+    def crash(self, name: str, error: BaseException) -> None:
+        """A claim that was not come to; the traceback stays in the report."""
+        text, lines = describe_error(error), trace(error)
+        self._write({"checks": {name: {"ok": False, "detail": text, "traceback": lines}}})
+        self.say("\n    ".join([f"WRONG: {name} {text}", *lines]))
+
+    def fail(self, error: BaseException) -> None:
+        """The end of the part."""
+        text, lines = describe_error(error), trace(error)
+        self._write({"error": text, "traceback": lines})
+        self.say("\n    ".join([text, *lines]))
 
     def say(self, text: str) -> None:
         print(f"  [{self.name}, {self.left_s:.0f} s left] {text}", file=sys.stderr, flush=True)
@@ -61,6 +72,29 @@ class Part:
     def _write(self, line: Figures) -> None:
         with self.report.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, default=str) + "\n")
+
+
+def describe_error(error: BaseException) -> str:
+    """One line: kind, first line of the message, place."""
+    text = traceback.format_exception_only(error)[-1].strip().split("\n")[0]
+    places = traceback.extract_tb(error.__traceback__)
+    return f"{text} ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else text
+
+
+def trace(error: BaseException) -> list[str]:
+    """The calls that led to it, then those of what caused it; files by the ends of their paths."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    for _ in range(MOST_CAUSES):
+        if cause is None:
+            break
+        lines += [f"caused by {describe_error(cause)}"] if lines else []
+        for place in traceback.extract_tb(cause.__traceback__):
+            file = "/".join(Path(place.filename).parts[-3:])
+            lines.append(f"{file}:{place.lineno} {place.name}: {place.line}")
+        lines += str(cause).split("\n")[1:MOST_LINES]
+        cause = cause.__cause__ or cause.__context__
+    return lines
 
 
 def _short(value: object) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.part import Figures
+from benchmarks.gpu_check.schedule import Results
 
 FORMAT = 1
-Results = dict[str, Figures]
 
 # What issue and README promise of a card of the H200 class: part, figure, column, bound.
 AT_MOST = (
@@ -65,10 +65,16 @@ def write(folder: Path, card: str, results: Results, about: Figures) -> Path:
     before = json.loads(path.read_text(encoding="utf-8"))["parts"] if path.exists() else {}
     results = before | {name: one | {"measured": about} for name, one in results.items()}
     kept = {"format": FORMAT, "card": card, "verdicts": judge(results), "parts": results}
-    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = "\n".join(describe(card, results)) + "\n"
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    _replace(path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    _replace(path.with_suffix(".md"), "\n".join(describe(card, results)) + "\n")
     return path
+
+
+def _replace(path: Path, text: str) -> None:
+    """Either the file before or the whole new one is there, whatever happens meanwhile."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def slug(name: str) -> str:

@@ -5,6 +5,7 @@ What matters most comes first: if all took as long as they may, the last would b
 A process of its own, because an error of CUDA stays in the process that had it.
 """
 
+import faulthandler
 import importlib
 import json
 import logging
@@ -12,17 +13,28 @@ import os
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.gpu_check.part import Figures, Part
 
 GRACE_S = 12.0  # for a part to notice that its time is over, before it is ended
 SMALLEST_S = 15.0  # with less left a part is not begun
+AGAIN_S = 45.0  # for a part that failed, with every launch waited for
 ROOT = Path(__file__).parent.parent.parent
+CHILD_ENV = {
+    "PYTHONFAULTHANDLER": "1",
+    # Profiles follow each other: tearing down what one used can meet the next, and hang.
+    "TEARDOWN_CUPTI": "0",
+    # torch's attention by cuDNN plans every new shape anew; the engine does without it, too.
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
+}
+# A kernel's error otherwise shows in whatever call comes next.
+WAIT_FOR_EACH = {"CUDA_LAUNCH_BLOCKING": "1"}
+Results = dict[str, Figures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,8 @@ class Planned:
 
 PARTS = {
     "machine": Planned("machine", 30),
-    "tiny": Planned("tiny", 120),
+    "kernels": Planned("kernel_trials", 90, "1.7b"),
+    "tiny": Planned("tiny", 160),
     "speech-1.7b": Planned("speech", 150, "1.7b"),
     "listening-1.7b": Planned("listening", 110, "1.7b"),
     "forced-0.6b": Planned("forced", 60, "0.6b"),
@@ -48,6 +61,7 @@ PARTS = {
 # What stands for all of it where the tool itself is tried.
 TINY_PARTS = {
     "machine": Planned("machine", 60),
+    "kernels": Planned("kernel_trials", 120, "tiny"),
     "tiny": Planned("tiny", 240),
     "speech-tiny": Planned("speech", 120, "tiny"),
     "listening-tiny": Planned("listening", 120, "tiny"),
@@ -75,9 +89,12 @@ def run_part(part: Part, planned: Planned) -> int:
     """In the child: 0 if it came to its end; a failure is a line like every other result."""
     log, noting = logging.getLogger("qwen3_audio"), Noting(part)
     log.addHandler(noting)
+    # One that hangs is ended from outside: it says before where it is.
+    faulthandler.dump_traceback_later(max(part.left_s, 0.0) + GRACE_S / 2)
     try:
         return _run(part, planned)
     finally:
+        faulthandler.cancel_dump_traceback_later()
         log.removeHandler(noting)
 
 
@@ -87,45 +104,67 @@ def _run(part: Part, planned: Planned) -> int:
     try:
         importlib.import_module(f"benchmarks.gpu_check.{planned.module}").run(*arguments)
     except Exception as error:  # whatever it is, it is this part's result, and the others go on
-        traceback.print_exc()
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        text = traceback.format_exception_only(error)[-1].strip()
-        part.fail(f"{text} ({where})")
+        part.fail(error)
         return 1
     return 0
 
 
 def run_all(
-    names: Sequence[str], parts: dict[str, Planned], *, end_s: float, options: Sequence[str]
-) -> dict[str, Figures]:
-    """Each part in a child of its own; what was left out says so."""
-    results: dict[str, Figures] = {}
+    names: Sequence[str],
+    parts: dict[str, Planned],
+    *,
+    end_s: float,
+    options: Sequence[str],
+    reports: Path,
+    keep: Callable[[Results], object],
+) -> Results:
+    """Each part in a child of its own; what was left out says so.
+
+    `reports`: the folder of what a part has found so far; `keep` hears all results after each.
+    """
+    results: Results = {}
     for name in names:
-        left_s = end_s - time.monotonic()
-        if left_s < SMALLEST_S:
-            results[name] = {"state": "left out", "error": "no time was left"}
-            print(f"{name}: left out, no time was left", file=sys.stderr, flush=True)
-            continue
-        seconds = min(parts[name].budget_s, left_s - GRACE_S)
-        print(f"{name}: at most {seconds:.0f} s", file=sys.stderr, flush=True)
-        results[name] = run_child(name, seconds, options)
+        report = reports / f"{name}.lines"
+        results[name] = _run_one(name, parts[name].budget_s, end_s, options, report)
+        keep(results)
+        has_time = end_s - time.monotonic() >= AGAIN_S + GRACE_S
+        if results[name]["state"] == "failed" and has_time and "cpu" not in options:
+            print(f"{name}: again, waiting for every launch", file=sys.stderr, flush=True)
+            quick = [*options, "--quick"]
+            results[name]["again"] = run_child(name, AGAIN_S, quick, report, WAIT_FOR_EACH)
+            keep(results)
+        report.unlink(missing_ok=True)
     return results
 
 
-def run_child(name: str, seconds: float, options: Sequence[str]) -> Figures:
+def _run_one(
+    name: str, budget_s: float, end_s: float, options: Sequence[str], report: Path
+) -> Figures:
+    left_s = end_s - time.monotonic()
+    if left_s < SMALLEST_S:
+        print(f"{name}: left out, no time was left", file=sys.stderr, flush=True)
+        return {"state": "left out", "error": "no time was left"}
+    seconds = min(budget_s, left_s - GRACE_S)
+    print(f"{name}: at most {seconds:.0f} s", file=sys.stderr, flush=True)
+    return run_child(name, seconds, options, report)
+
+
+def run_child(
+    name: str,
+    seconds: float,
+    options: Sequence[str],
+    report: Path,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Figures:
     """Its results so far, however it ended."""
-    home = Path(options[options.index("--home") + 1])
-    report = home / f"{name}.lines"
     report.write_text("", encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--child", name]
-    command += ["--seconds", f"{seconds:.1f}", "--report", str(report), *options]
+    command += ["--seconds", f"{seconds:.1f}", "--report", str(report.resolve()), *options]
     begin_s, state, error = time.monotonic(), "done", None
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, "PYTHONPATH": path, **CHILD_ENV, **variables}
     try:
-        child = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, timeout=seconds + GRACE_S
-        )
+        child = subprocess.run(command, cwd=ROOT, env=env, timeout=seconds + GRACE_S)
         if child.returncode:
             state, error = "failed", f"ended with code {child.returncode}"
     except subprocess.TimeoutExpired:
@@ -149,6 +188,5 @@ def read_report(path: Path) -> Figures:
         result["figures"] |= line.get("figures", {})
         result["checks"] |= line.get("checks", {})
         result["notes"] += line.get("notes", [])
-        if "error" in line:
-            result["error"] = line["error"]
+        result |= {key: line[key] for key in ("error", "traceback") if key in line}
     return result

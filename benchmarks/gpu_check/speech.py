@@ -4,16 +4,20 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from unittest.mock import patch
 
 import torch
 
 from benchmarks.gpu_check import checkpoints, driving, kernels
+from benchmarks.gpu_check.attempts import attempt
 from benchmarks.gpu_check.driving import Spoken, Turns
 from benchmarks.gpu_check.part import Figures, Part
 from qwen3_audio.bench.figures import percentile
 from qwen3_audio.bench.work import FRAME_S, TEXT
 from qwen3_audio.engine.loading import SpeechModel
 from qwen3_audio.kernels.fused.fp8 import why_no_fp8
+from qwen3_audio.models import codec_layers
 from qwen3_audio.models.code_predictor import FrameCache
 from qwen3_audio.types import ModelKind, SpeechRequest
 
@@ -34,31 +38,43 @@ def run(part: Part, size: str, dtype: str = "bfloat16") -> None:
         streams = (1, 2)
     checkpoint = checkpoints.make(part, ModelKind.CUSTOM_VOICE.value, size)
     settings = driving.settings_for(part, dtype, max(streams))
-    device = driving.choose_device(part, settings)
     before = kernels.memory(part)
     begin_s = time.perf_counter()
-    model = driving.load_voice(checkpoint, settings, device)
+    model, device = driving.load_somehow(
+        part,
+        lambda device: driving.load_voice(checkpoint, settings, device),
+        driving.choose_device(part, settings),
+    )
     kernels.wait_for(part)
     part.put("start", {"s": time.perf_counter() - begin_s, "runner": type(model.runner).__name__})
     part.put("memory", kernels.describe_memory(part, before, model.runner.decoder))
     request = _request_maker(model, 20 if part.is_quick else NUM_FRAMES)
     turns = Turns(model.runner)
-    for _ in range(2):
-        turns.run([driving.speech(model, request())])  # whatever is made at first use
+    with attempt(part, "first speeches"):
+        for _ in range(2):
+            turns.run([driving.speech(model, request())])  # whatever is made at first use
     for num_streams in streams:
-        if part.has_time(3.0, f"{num_streams} streams"):
-            part.put(f"{num_streams} streams", measure(part, model, request, num_streams))
+        name = f"{num_streams} streams"
+        if part.has_time(3.0, name):
+            with attempt(part, name):
+                part.put(name, measure(part, model, request, num_streams))
+    driving.check_graphs(part, device)
+    part.put("memory at the end", kernels.describe_memory(part, before, model.runner.decoder))
     if dtype == "bfloat16":
         _look_closer(part, model, request)
-    part.put("memory at the end", kernels.describe_memory(part, before, model.runner.decoder))
 
 
 def _look_closer(part: Part, model: SpeechModel, request: Callable[[], SpeechRequest]) -> None:
     if part.has_time(5.0, "modules alone"):
-        part.put("modules alone, without graphs, ms", time_modules(part, model))
-    for num_streams in (1, 32) if part.is_gpu else (1,):
+        with attempt(part, "modules alone"):
+            part.put("modules alone, without graphs, ms", time_modules(part, model))
+    if part.has_time(5.0, "convolutions alone"):
+        with attempt(part, "convolutions alone"):
+            part.put("codec alone, as a graph, ms", time_convolutions(part, model))
+    for num_streams in (1, 32) if part.is_gpu else (1,):  # last: what was profiled stays slower
         if part.has_time(5.0, f"kernels of {num_streams}"):
-            _count_kernels(part, model, request, num_streams)
+            with attempt(part, f"kernels at {num_streams}"):
+                _count_kernels(part, model, request, num_streams)
 
 
 def _request_maker(model: SpeechModel, num_frames: int) -> Callable[[], SpeechRequest]:
@@ -153,6 +169,21 @@ def time_modules(part: Part, model: SpeechModel) -> Figures:
                 part,
                 lambda codes=codes, state=state, slots=slots: codec.decode(codes, state, slots),
             )
+    return figures
+
+
+@torch.inference_mode()
+def time_convolutions(part: Part, model: SpeechModel) -> Figures:
+    """Milliseconds by the positions from which conv2d takes the place of a product."""
+    codec, device, clock = model.runner.sound.codec, model.runner.pad.device, kernels.Clock(part)
+    figures, num_groups = {}, model.runner.talker.config.num_code_groups
+    for rows, num_frames in ((1, 1), (8, 8), (32, 8)) if part.is_gpu else ((1, 1),):
+        state, slots = codec.new_state(rows), torch.arange(rows, device=device)
+        codes = torch.zeros(rows, num_frames, num_groups, dtype=torch.int64, device=device)
+        for name, least in (("always", 0), ("from 640", 640), ("never", 1 << 62)):
+            with patch.object(codec_layers, "_DEFAULT_MIN_CONV_ROWS", least):
+                time_ms = clock.ms(partial(codec.decode, codes, state, slots))
+            figures[f"{rows} x {num_frames} frames, conv2d {name}"] = round(time_ms, 3)
     return figures
 
 

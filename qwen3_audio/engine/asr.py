@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qwen3_audio.engine.asr_prompt import (
     TEXT_TAG,
+    UNFINISHED,
     RepetitionStop,
     TextStream,
     build_prompt,
@@ -64,6 +65,8 @@ class AsrSequence(Sequence):
     settings: tuple[float, int, float]
     token_ids: list[int] = field(default_factory=list)
     num_launched: int = 0  # tokens asked of a device whose results come late
+    settled: str = ""  # what the first tokens say, up to a whole character
+    num_settled: int = 0
     sum_logprob: float = 0.0
     repetition: RepetitionStop = field(default_factory=RepetitionStop)
     heard: str | None = None  # the language that the consumer knows of
@@ -113,7 +116,7 @@ class ListeningRunner(Runner):
             return EndReason.LOOP
         if len(seq.token_ids) >= seq.max_tokens:
             return EndReason.LENGTH
-        raw = self.tokenizer.decode(seq.token_ids)
+        raw = self._decode_all(seq)
         delta = seq.stream.feed(raw)
         is_news = seq.heard is None and (delta != "" or TEXT_TAG in raw)
         if is_news:
@@ -121,6 +124,13 @@ class ListeningRunner(Runner):
         if delta or is_news:
             seq.emit(PieceText(seq.index, delta, seq.heard or ""))
         return None
+
+    def _decode_all(self, seq: AsrSequence) -> str:
+        """What all tokens say; only those that may still be part of a character are read again."""
+        raw = seq.settled + self.tokenizer.decode(seq.token_ids[seq.num_settled :])
+        if not raw.endswith(UNFINISHED):
+            seq.settled, seq.num_settled = raw, len(seq.token_ids)
+        return raw
 
     def _end_of(self, seq: AsrSequence, reason: EndReason) -> PieceEnd:
         raw = self.tokenizer.decode(seq.token_ids)

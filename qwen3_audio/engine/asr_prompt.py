@@ -24,7 +24,7 @@ NO_SPEECH_DBFS = -50.0
 _WINDOW_S = 0.1  # what counts as one quiet or loud place
 _SEARCH_S = 5.0  # to either side of where a cut is wanted
 _SHORTEST_PIECE_S = 1.0
-_UNFINISHED = "\ufffd"  # decoded from a character whose last bytes are still to come
+UNFINISHED = "\ufffd"  # decoded from a character whose last bytes are still to come
 _CHARACTER_RUN = re.compile(r"(.)\1{20,}", re.DOTALL)
 _SHORTEST_RUN = re.compile(r"(.)\1{19}", re.DOTALL)
 
@@ -145,7 +145,7 @@ class TextStream:
 
     def feed(self, raw: str) -> str:
         """New final text, given everything decoded so far; "" while there is none."""
-        text = raw.rstrip(_UNFINISHED).strip()
+        text = raw.rstrip(UNFINISHED).strip()
         if self._has_head:
             _, tag, text = text.partition(TEXT_TAG)
             if not tag:

@@ -63,6 +63,10 @@ class Device:
         """
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+            # Its attention is planned anew for every shape, which takes tenths of a second.
+            torch.backends.cuda.enable_cudnn_sdp(False)
+            # Convolutions in float32 would be rounded to 10 bits: those of a reference's encoders.
+            torch.backends.cudnn.allow_tf32 = False
 
     @classmethod
     def choose(cls, settings: Settings) -> "Device":

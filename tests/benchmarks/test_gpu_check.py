@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,17 @@ import pytest
 from benchmarks.gpu_check import __main__ as program
 from benchmarks.gpu_check import kernels, result, schedule
 from benchmarks.gpu_check.part import Part
-from benchmarks.gpu_check.schedule import PARTS, TINY_PARTS, read_report, run_all, run_part
+from benchmarks.gpu_check.schedule import (
+    PARTS,
+    TINY_PARTS,
+    Results,
+    read_report,
+    run_all,
+    run_part,
+)
 
 ROOT = Path(__file__).parent.parent.parent
+LEFT_OUT = {"tiny": {"state": "left out", "error": "no time was left"}}
 ABOUT = {"date": "2026-01-01", "commit": "abc"}
 NOT_NEEDED = (
     "fastapi starlette pydantic uvicorn sqlalchemy alembic av soxr huggingface_hub tqdm numba"
@@ -92,9 +101,11 @@ def test_a_part_that_fails_is_reported_with_its_place(tmp_path: Path) -> None:
     part = part_of("listening-tiny", tmp_path)
     (tmp_path / "tiny-asr").mkdir()
     assert run_part(part, TINY_PARTS["listening-tiny"]) == 1
-    error = read_report(part.report)["error"]
+    report = read_report(part.report)
+    error: str = report["error"]
     assert error.startswith("RuntimeError: ")
     assert "has no config.json (checkpoints.py:" in error
+    assert report["traceback"][-1].startswith("benchmarks/gpu_check/checkpoints.py:")
 
 
 def test_what_the_engine_warns_of_is_noted_once(tmp_path: Path) -> None:
@@ -116,8 +127,7 @@ def test_a_part_that_dies_or_hangs_is_reported_and_the_others_go_on(
         return subprocess.CompletedProcess(command, -11 if name == "machine" else 0)
 
     monkeypatch.setattr(schedule.subprocess, "run", fake)
-    names, options = ["machine", "tiny", "forced-tiny"], ["--home", str(tmp_path)]
-    results = run_all(names, TINY_PARTS, end_s=time.monotonic() + 1000, options=options)
+    results = run_parts(["machine", "tiny", "forced-tiny"], tmp_path, ["--device", "cpu"])
     states = {name: (one["state"], one.get("error")) for name, one in results.items()}
     assert states == {
         "machine": ("failed", "ended with code -11"),
@@ -125,10 +135,92 @@ def test_a_part_that_dies_or_hangs_is_reported_and_the_others_go_on(
         "forced-tiny": ("done", None),
     }
     assert all(one["figures"] == {"a": {"b": 1}} for one in results.values())
+    assert not list(tmp_path.glob("*.lines"))
+
+
+def run_parts(
+    names: list[str], folder: Path, options: list[str], keep: Callable[[Results], object] = id
+) -> Results:
+    return run_all(
+        names,
+        TINY_PARTS,
+        end_s=time.monotonic() + 1000,
+        options=options,
+        reports=folder,
+        keep=keep,
+    )
+
+
+def test_what_a_part_found_is_kept_before_the_next_one_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[list[str]] = []
+
+    def fake(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        assert len(kept) == ["machine", "tiny"].index(command[4])
+        assert Path(command[command.index("--report") + 1]).parent == tmp_path
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(schedule.subprocess, "run", fake)
+    run_parts(["machine", "tiny"], tmp_path, [], lambda results: kept.append([*results]))
+    assert kept == [["machine"], ["machine", "tiny"]]
+
+
+def test_a_part_that_fails_on_a_card_is_run_once_more_with_every_launch_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[tuple[bool, str | None]] = []
+
+    def fake(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        runs.append(("--quick" in command, options["env"].get("CUDA_LAUNCH_BLOCKING")))
+        report = Path(command[command.index("--report") + 1])
+        report.write_text(json.dumps({"error": f"illegal access {len(runs)}"}), encoding="utf-8")
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(schedule.subprocess, "run", fake)
+    results = run_parts(["tiny"], tmp_path, ["--device", "cuda:0"])
+    assert runs == [(False, None), (True, "1")]
+    errors = results["tiny"]["error"], results["tiny"]["again"]["error"]
+    assert errors == ("illegal access 1", "illegal access 2")
+
+
+def test_a_table_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = {"state": "done", "figures": {}, "checks": {}}
+    path = result.write(tmp_path, "card", {"machine": done}, ABOUT)
+    before = path.read_bytes()
+
+    def fail(path: Path, target: Path) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        result.write(tmp_path, "card", {"tiny": done}, ABOUT)
+    assert path.read_bytes() == before
+
+
+def test_the_commit_is_what_was_said_or_git_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "find_commit", lambda: "unknown")
+    monkeypatch.setattr(program, "run_all", lambda *names, **options: LEFT_OUT)
+    for given, expected in ((["--commit", "abc"], "abc"), ([], "unknown")):
+        arguments = ["--device", "cpu", "--parts", "tiny", "--out", str(tmp_path), *given]
+        assert program.main(arguments) == 1
+        kept = json.loads((tmp_path / "gpu-cpu.json").read_text(encoding="utf-8"))
+        assert kept["parts"]["tiny"]["measured"]["commit"] == expected
 
 
 def test_without_time_a_part_is_left_out(tmp_path: Path) -> None:
-    results = run_all(["tiny"], TINY_PARTS, end_s=time.monotonic(), options=[])
+    results = run_all(
+        ["tiny"],
+        TINY_PARTS,
+        end_s=time.monotonic(),
+        options=[],
+        reports=tmp_path,
+        keep=lambda results: None,
+    )
     assert results["tiny"]["state"] == "left out"
     assert not any(result.judge(results).values())
 

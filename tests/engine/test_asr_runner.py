@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from listening_runs import Hearing, draw_sound, hear, hearing_of, run
 from torch import Tensor
 
 from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine.asr import PieceText
+from qwen3_audio.engine.asr_prompt import TextStream
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.loading import ListeningModel, load_listening
 from qwen3_audio.settings import Settings
@@ -138,6 +141,33 @@ def test_half_characters_wait_for_their_other_half(
     heard = answer(model, monkeypatch, "language Chinese", "<asr_text>", "水水")
     assert all("\ufffd" not in text.delta for text in heard.texts)
     assert heard.end is not None and heard.end.text == "水水"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ids=st.lists(st.integers(0, 255) | st.integers(0, 1 << 16), max_size=40))
+def test_a_growing_answer_is_what_its_tokens_say_together(
+    model: ListeningModel, ids: list[int]
+) -> None:
+    """Bytes that make no character, control tokens in the middle of one and whole words."""
+    size, raws = len(model.runner.embedding), list[str]()
+    seq = hearing_of(model, draw_sound(0.5), max_tokens=1000).seq
+    seq.stream = Stream(raws)
+    for id_ in (number if number < 256 else number % size for number in ids):
+        if model.runner._take(seq, id_, 0.0):
+            break
+        assert raws[-1] == model.tokenizer.decode(seq.token_ids)
+
+
+class Stream(TextStream):
+    """Remembers what it was fed."""
+
+    def __init__(self, raws: list[str]) -> None:
+        super().__init__()
+        self._raws = raws
+
+    def feed(self, raw: str) -> str:
+        self._raws.append(raw)
+        return super().feed(raw)
 
 
 def test_no_speech_is_no_text_and_no_language(

@@ -7,9 +7,11 @@ results of the step before the last one that it asked for.
 """
 
 import logging
+import traceback
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -64,7 +66,7 @@ class Lane(Protocol):
     """One queue of work on a device."""
 
     device: torch.device
-    when_plain: Callable[[str], None]  # hears once why a step could not be captured
+    when_plain: Callable[[str], None]  # hears each reason why steps could not be captured once
 
     def active(self) -> AbstractContextManager[None]:
         """What the block does on the device is done in this lane."""
@@ -114,6 +116,15 @@ class Graphs(Generic[K]):
         self._captured[key]()
 
 
+def tell_cause(error: BaseException) -> str:
+    """What came first and where: the end of a capture that failed fails, too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    places = traceback.extract_tb(error.__traceback__)
+    where = f", {Path(places[-1].filename).name}:{places[-1].lineno}" if places else ""
+    return f"{first_sentence(error)}{where}"
+
+
 def warn_of_plain_steps(why: str) -> None:
     log.warning(
         "A step can't be captured as a CUDA graph (%s): such steps are launched kernel by kernel,"
@@ -128,9 +139,15 @@ class CudaLane:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.when_plain: Callable[[str], None] = warn_of_plain_steps
-        self._is_told = False
+        self._told: set[str] = set()
+        self._failed: list[torch.cuda.CUDAGraph] = []
         self.stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+
+    @property
+    def num_plain(self) -> int:
+        """Steps that could not be captured."""
+        return len(self._failed)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -146,20 +163,32 @@ class CudaLane:
         self.stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(
-                graph,
-                pool=self._pool,
-                stream=self.stream,
-                capture_error_mode="thread_local",  # other threads may wait for their results
+            # A capture whose end fails leaves its stream the current one: `active` takes it back.
+            with (
+                self.active(),
+                torch.cuda.graph(
+                    graph,
+                    pool=self._pool,
+                    stream=self.stream,
+                    capture_error_mode="thread_local",  # other threads may wait for their results
+                ),
             ):
                 run()
         except RuntimeError as error:
-            if not self._is_told:
-                self._is_told = True
-                self.when_plain(first_sentence(error))
+            self._give_up(graph, tell_cause(error))
             return run
         replay: Run = graph.replay
         return replay
+
+    def _give_up(self, graph: torch.cuda.CUDAGraph, why: str) -> None:
+        """Further captures must not fail with it."""
+        # Torch up to 2.11 counts the pool as in use by a capture for ever, and asks the graph
+        # whose memory is whose.
+        self._pool = torch.cuda.graph_pool_handle()
+        self._failed.append(graph)
+        if why not in self._told:
+            self._told.add(why)
+            self.when_plain(why)
 
     def upload(self, values: NDArray[np.generic]) -> Tensor:
         return _pinned(values).to(self.device, non_blocking=True)

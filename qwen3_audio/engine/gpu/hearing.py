@@ -151,7 +151,8 @@ class GpuHearing:
     def _log_mel(self, samples: Tensor, num_frames: Tensor, clips: Tensor) -> Tensor:
         """models.mel.log_mel_16k of every chunk's frames, [C, T, M]; zeros where there are none."""
         frames = samples.unfold(1, LISTEN_WINDOW, LISTEN_HOP) * self._hann
-        power = torch.fft.rfft(frames).abs() ** 2
+        # abs() of complex numbers is compiled at run time on a GPU, by a library of its own.
+        power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
         log_mel = (power @ self._filters.t()).clamp(min=1e-10).log10()
         is_there = torch.arange(frames.shape[1], device=samples.device) < num_frames[:, None]
         is_there = is_there[:, :, None]

@@ -25,7 +25,7 @@ def _mix(x):
     return x ^ (x >> 31)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["seeds", "steps"])  # rows of larger tensors
 def _draw_keys(seeds, steps, out, NUM_GROUPS: tl.constexpr, BLOCK: tl.constexpr):
     """All keys of a row."""
     row = tl.program_id(0).to(tl.int64)

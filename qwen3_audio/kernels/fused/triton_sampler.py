@@ -16,6 +16,8 @@ from qwen3_audio.kernels.fused.triton_noise import gumbel
 
 MOST_IN_REGISTERS = 8192
 _BLOCK = 4096  # of a larger vocabulary at a time
+# Rows of larger tensors, aligned or not: of each one number is read, which is worth no variant.
+_VIEWS = ["keys", "temperature", "top_k", "top_p"]
 _LEAST = tl.constexpr(-(1 << 31))
 _LEAST_SHARE = tl.constexpr(1e-30)  # with a top_p of 0 the best one stays
 
@@ -84,7 +86,7 @@ def _penalised(values, ids, seen, is_banned, vocab, penalty):
     return tl.where(banned, float("-inf"), tl.where(was_seen, worse, values))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_VIEWS)
 def _choose(
     logits,
     keys,
@@ -136,24 +138,23 @@ def _choose(
 @triton.jit
 def _num_above(start, vocab, order_bound, BLOCK: tl.constexpr):
     """How many logits lie above, as int32."""
-    count = tl.full([], 0, tl.int32)
+    counts = tl.zeros([BLOCK], tl.int32)  # summed up once: threads wait for each other there
     for begin in range(0, vocab, BLOCK):
         ids = begin + tl.arange(0, BLOCK)
         values = tl.load(start + ids, mask=ids < vocab, other=float("-inf")).to(tl.float32)
-        count += tl.sum(((ids < vocab) & (_order(values) > order_bound)).to(tl.int32), 0)
-    return count
+        counts += ((ids < vocab) & (_order(values) > order_bound)).to(tl.int32)
+    return tl.sum(counts, 0)
 
 
 @triton.jit
 def _weight_above(start, vocab, order_bound, peak, heat, BLOCK: tl.constexpr):
     """The sum of exp((logit - peak) / heat) of logits that lie above, as float32."""
-    total = tl.full([], 0.0, tl.float32)
+    totals = tl.zeros([BLOCK], tl.float32)
     for begin in range(0, vocab, BLOCK):
         ids = begin + tl.arange(0, BLOCK)
         values = tl.load(start + ids, mask=ids < vocab, other=float("-inf")).to(tl.float32)
-        weights = tl.where(_order(values) > order_bound, tl.exp((values - peak) / heat), 0.0)
-        total += tl.sum(weights, 0)
-    return total
+        totals += tl.where(_order(values) > order_bound, tl.exp((values - peak) / heat), 0.0)
+    return tl.sum(totals, 0)
 
 
 @triton.jit
@@ -206,7 +207,7 @@ def _edge_of_top_p(start, vocab, edge, num_at_edge, heat, p, BLOCK: tl.constexpr
     return _order(last), tl.where(is_same, tl.minimum(num_at_last, num_at_edge), num_at_last)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_VIEWS)
 def _choose_large(
     logits,
     keys,

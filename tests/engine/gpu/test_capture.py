@@ -1,12 +1,15 @@
 """Steps that can't be captured, and which GPU a thread works on; CUDA's own calls are faked."""
 
 import asyncio
+import itertools
 import logging
+import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -110,10 +113,61 @@ def test_what_cannot_be_captured_is_said_once_and_run_as_it_is(
             steps.graphs.run(size)
     assert steps.runs[:3] == [2, 4, 2]
     assert steps.runs[-1] == 8
-    assert caplog.messages == [
+    (message,) = caplog.messages
+    assert re.sub(r":\d+\)", ":7)", message) == (
         "A step can't be captured as a CUDA graph (CUDA error: operation not permitted when stream"
-        " is capturing): such steps are launched kernel by kernel, slower and with the same results"
+        " is capturing, test_capture.py:7): such steps are launched kernel by kernel, slower and"
+        " with the same results"
+    )
+    assert lane.num_plain == 4
+
+
+class Refusing:
+    """torch.cuda.graph of one size: what is refused makes the capture's end fail with it."""
+
+    pools: ClassVar[list[object]] = []
+
+    def __init__(self, graph: object, **options: object) -> None:
+        self.pools.append(options["pool"])
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None:
+            raise RuntimeError("CUDA error: failed due to a previous error during capture")
+
+
+def test_one_step_that_is_refused_leaves_the_others_their_graphs_and_is_named(
+    cuda: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pools = itertools.count()
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
+    monkeypatch.setattr(torch.cuda, "graph", Refusing)
+    monkeypatch.setattr(Refusing, "pools", [])
+    lane = CudaLane(GPU.device)
+    runs = Counter[int]()
+
+    def build(size: int) -> Callable[[], None]:
+        def run() -> None:
+            runs[size] += 1
+            if size in (2, 4, 8) and runs[size] == 3:  # in the capture, behind the warm-ups
+                raise RuntimeError("no plan for eight" if size == 8 else "no plan for few")
+
+        return run
+
+    with caplog.at_level(logging.WARNING):
+        graphs: Graphs[int] = Graphs(lane, build)
+        graphs.prepare((16, 8, 4, 2, 1))
+    assert Refusing.pools == [0, 0, 1, 2, 3]
+    assert lane.num_plain == 3
+    told = [re.sub(r":\d+\).*", "", message) for message in caplog.messages]
+    assert told == [
+        f"A step can't be captured as a CUDA graph (no plan for {number}, test_capture.py"
+        for number in ("eight", "few")
     ]
+    for size in (16, 1):
+        graphs.run(size)
+        assert runs[size] == 3
 
 
 def test_a_required_gpu_without_graphs_stops_the_start_with_that_sentence(
@@ -122,9 +176,10 @@ def test_a_required_gpu_without_graphs_stops_the_start_with_that_sentence(
     lane = CudaLane(GPU.device)
     with caplog.at_level(logging.WARNING), pytest.raises(StartError) as caught:
         prepare(REQUIRED, Steps(lane), [lane])
-    assert str(caught.value) == (
+    assert re.sub(r":\d+\)", ":7)", str(caught.value)) == (
         "REQUIRE_GPU is set, but a step can't be captured as a CUDA graph (CUDA error: operation"
-        " not permitted when stream is capturing), so the GPU would be slow: drop REQUIRE_GPU, or"
+        " not permitted when stream is capturing, test_capture.py:7), so the GPU would be slow:"
+        " drop REQUIRE_GPU, or"
         " do without graphs by QWEN_CUDA_GRAPHS=false"
     )
     assert caplog.messages == []
@@ -178,6 +233,19 @@ def test_kernels_that_do_not_work_stop_the_start_where_the_gpu_is_required(
         choose_ops(REQUIRED)
 
 
+def test_a_card_is_entered_without_attention_that_is_planned_and_with_exact_convolutions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    has_plans = list[bool]()
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", has_plans.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    Device(torch.device("cpu"), torch.float32).enter()
+    assert (has_plans, torch.backends.cudnn.allow_tf32) == ([], True)
+    GPU.enter()
+    assert (has_plans, torch.backends.cudnn.allow_tf32) == ([False], False)
+
+
 def test_every_thread_that_works_enters_the_second_card(monkeypatch: pytest.MonkeyPatch) -> None:
     entered: list[tuple[str, torch.device]] = []
     monkeypatch.setattr(
@@ -185,6 +253,8 @@ def test_every_thread_that_works_enters_the_second_card(monkeypatch: pytest.Monk
         "set_device",
         lambda device: entered.append((threading.current_thread().name, device)),
     )
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda is_enabled: None)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # put back afterwards
     GPU.enter()
     Device(torch.device("cpu"), torch.float32).enter()
     engine = Engine([], begin=GPU.enter)

@@ -66,7 +66,10 @@ def test_a_wrong_kernel_is_found_out() -> None:
             return super().attend(q, cache, places) * torch.nan
 
     sizes = replace(EVEN, vocab=8, large_vocab=9)
-    assert Trials(Wrong(), CPU, torch.float32, sizes).differing() == ["SiLU", "attention"]
+    assert Trials(Wrong(), CPU, torch.float32, sizes).differing() == [
+        "SiLU (by 1.0e-02)",
+        "attention (by nan)",
+    ]
 
 
 def test_kernels_that_cannot_be_made_are_told_in_one_sentence(
