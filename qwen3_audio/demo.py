@@ -1,26 +1,36 @@
-"""Tiny checkpoints with random weights, one of each kind: they run everything and mean nothing."""
+"""The pocket models: tiny trained checkpoints that come with this program (`pocket/`).
 
+Three kinds of speech share their weights and are told apart by config.json alone, so the package
+holds one of them whole, and of the others what differs; they are put together in the cache.
+"""
+
+import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from qwen3_audio import __version__
 from qwen3_audio.checkpoints import find_damage
 from qwen3_audio.errors import StartError
 from qwen3_audio.progress import Report
 from qwen3_audio.settings import Settings
 
-SPEECH_KINDS = ("custom_voice", "voice_design", "base")
-NOTICE = "tiny random checkpoints: only noise comes out, and only nonsense is heard"
+POCKET = Path(__file__).parent / "pocket"
+WHOLE = "pocket-tts-custom-voice"
+VARIANTS = ("pocket-tts-voice-design", "pocket-tts-base")
+LISTENING = "pocket-asr"
+NOTICE = "pocket models, which know simple English and are for trying things out"
 
 
 def demo_folders(settings: Settings, report: Report) -> list[Path]:
-    """The demo's checkpoints in the cache folder; made once for each version of this program."""
-    home = settings.cache_dir / f"demo-{__version__}"
-    folders = list_folders(home)
-    if any(find_damage(folder) for folder in folders):
-        report(f"Making tiny random checkpoints in {home}")
+    """The four checkpoints; those in the cache are made once for each version of the files.
+
+    Raises StartError where the cache folder can't be written.
+    """
+    home = settings.cache_dir / f"pocket-{_fingerprint()}"
+    if _is_damaged(home):
+        report(f"Putting pocket models together in {home}")
         try:
             _make_at_once(home)
         except OSError as error:
@@ -28,39 +38,55 @@ def demo_folders(settings: Settings, report: Report) -> list[Path]:
                 f"Can't write to {error.filename or home}: {error.strerror};"
                 " set XDG_CACHE_HOME to a folder that is writable"
             ) from None
-    return folders
+    return [POCKET / WHOLE, *(home / name for name in VARIANTS), POCKET / LISTENING]
 
 
-def write_tiny_checkpoints(home: Path, *, seed: int = 0) -> list[Path]:
-    """One checkpoint of each kind in folders of their own; a few megabytes together."""
-    from qwen3_audio.random_weights.asr import write_asr_checkpoint
-    from qwen3_audio.random_weights.tts import write_tts_checkpoint
-
-    folders = list_folders(home)
-    for folder, kind in zip(folders, SPEECH_KINDS, strict=False):
-        write_tts_checkpoint(folder, kind, seed=seed)
-    write_asr_checkpoint(folders[-1], seed=seed, eos_scale=4.0)
-    return folders
+def lay_out(home: Path) -> None:
+    """Write every variant as a folder of its own below `home`."""
+    for name in VARIANTS:
+        for source in (POCKET / WHOLE, POCKET / name):
+            for path in _files(source):
+                copy = home / name / path.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)  # without its mode: packages may be read-only
 
 
-def list_folders(home: Path) -> list[Path]:
-    """Where `write_tiny_checkpoints` puts them."""
-    names = [f"tiny-tts-{kind.replace('_', '-')}" for kind in SPEECH_KINDS]
-    return [home / name for name in (*names, "tiny-asr")]
+def _fingerprint() -> str:
+    """Of everything that the variants are made of."""
+    digest = hashlib.sha256()
+    for path in _sources():
+        digest.update(str(path.relative_to(POCKET)).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _sources() -> Iterator[Path]:
+    for name in (WHOLE, *VARIANTS):
+        yield from _files(POCKET / name)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _is_damaged(home: Path) -> bool:
+    return any(find_damage(home / name) for name in VARIANTS)
 
 
 def _make_at_once(home: Path) -> None:
     """Under another name first, so that nobody ever sees half a checkpoint."""
     home.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".demo-", dir=home.parent))
+    made = Path(tempfile.mkdtemp(prefix=".pocket-", dir=home.parent))
     try:
-        write_tiny_checkpoints(made)
-        if home.exists():
+        lay_out(made)
+        made.chmod(0o755)
+        if _is_damaged(home):
             shutil.rmtree(home, ignore_errors=True)
         os.replace(made, home)
     except OSError:
         # Another process may have been quicker; its folder is as good.
-        if any(find_damage(folder) for folder in list_folders(home)):
+        if _is_damaged(home):
             raise
     finally:
         shutil.rmtree(made, ignore_errors=True)

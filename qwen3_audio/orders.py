@@ -253,11 +253,13 @@ def spell_speakers(speakers: Iterable[str]) -> list[str]:
     return [documented.get(speaker.lower(), speaker) for speaker in speakers]
 
 
-def split_request(request: SpeechRequest) -> tuple[SpeechRequest, ...]:
+def split_request(request: SpeechRequest, model: ModelInfo) -> tuple[SpeechRequest, ...]:
     """Long text as several requests, each with numbers of its own: seed, seed + 1 and so on."""
+    most = None if model.scope is None else model.scope.max_chars
+    limits = {} if most is None else {"whole_chars": most, "part_chars": most}
     return tuple(
         replace(request, text=part, seed=shift_seed(request.seed, index))
-        for index, part in enumerate(split_text(request.text))
+        for index, part in enumerate(split_text(request.text, **limits))
     )
 
 

@@ -139,7 +139,8 @@ class SpeechService:
         )
         is_custom = model.kind is ModelKind.CUSTOM_VOICE
         is_ignored = is_custom and instructions is not None and not model.takes_instructions
-        if instructions is not None and not is_ignored:
+        is_ignored_here = is_ignored or has_sample or stored is not None
+        if instructions is not None and not is_ignored_here:
             instructions = orders.fit_text(instructions, model, param="instructions")
         seed = form.sampling.seed
         request = SpeechRequest(
@@ -154,7 +155,7 @@ class SpeechService:
             owner=user_id,
         )
         order = SpeechOrder(
-            parts=orders.split_request(request),
+            parts=orders.split_request(request, model),
             model=model,
             may_retry=seed is None and sampling.temperature != 0,
             num_chars=len(text),

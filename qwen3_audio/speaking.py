@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from qwen3_audio.orders import SpeechOrder, shift_seed
 from qwen3_audio.outcomes import Tally
 from qwen3_audio.types import SPEECH_RATE_HZ, Backend, EndReason, Pcm, SpeechEnd, SpeechRequest
@@ -27,6 +29,9 @@ async def speak_parts(
     """The sound of all parts; `ends` grows by one for each part that was spoken to its end."""
     with tally:
         for part in _budgeted(order.parts, ends):
+            if ends and (pause := _pause_of(order)).size:
+                tally.audio_s += len(pause) / SPEECH_RATE_HZ
+                yield pause
             may_retry = is_buffered and order.may_retry
             async with aclosing(_speak_part(backend, part, may_retry=may_retry)) as sound:
                 async for item in sound:
@@ -36,6 +41,12 @@ async def speak_parts(
                         tally.note_first()
                         tally.audio_s += len(item) / SPEECH_RATE_HZ
                         yield item
+
+
+def _pause_of(order: SpeechOrder) -> Pcm:
+    """Silence between two parts; most models end with it by themselves."""
+    seconds = 0.0 if order.model.scope is None else order.model.scope.pause_s
+    return np.zeros(round(seconds * SPEECH_RATE_HZ), np.float32)
 
 
 async def _speak_part(

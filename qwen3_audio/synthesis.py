@@ -188,7 +188,7 @@ async def order_texts(
     )
     return [
         SpeechOrder(
-            parts=orders.split_request(replace(request, text=text, seed=text_seed)),
+            parts=orders.split_request(replace(request, text=text, seed=text_seed), model),
             model=model,
             may_retry=seed is None and sampling.temperature != 0,
             num_chars=num_chars,

@@ -68,7 +68,7 @@ MAY_IMPORT = {
     # Composition: which checkpoints, from where, put together how
     "hub": FLOOR | {"progress"},
     "selection": FLOOR | {"hub", "progress"},
-    "demo": FLOOR | {"progress", "random_weights"},
+    "demo": FLOOR | {"progress"},
     "doctor": FLOOR | {"engine", "hub", "selection"},
     "assembly": FLOOR
     | {"demo", "engine", "kernels", "progress", "selection", "service", "store", "web"},
@@ -85,6 +85,7 @@ MAY_IMPORT = {
         "fake",
         "hub",
         "orders",
+        "random_weights",
         "selection",
         "service",
         "speaking",
@@ -107,6 +108,7 @@ OUTSIDE = {
     "books": {"sqlalchemy"},
     "entries": {"sqlalchemy"},
     "service": {"numpy", "sqlalchemy"},
+    "speaking": {"numpy"},
     "voice_prompts": {"numpy", "safetensors"},
     "voice_samples": {"numpy"},
     "stored_voices": {"sqlalchemy"},

@@ -137,10 +137,26 @@ def test_a_small_model_refuses_what_it_does_not_know(fields: dict[str, Any], par
     assert unlimited
 
 
+def test_instructions_that_are_left_out_are_not_read() -> None:
+    small = SpeechService(RecordingBackend(scope=Scope("it speaks English")), Settings())
+    sample = wav_bytes(np.full(24_000, 0.1, np.float32), 24_000)
+    assert run(speak(small, text="Hi.", instructions="低い声", audio_sample=sample))
+
+
 def test_a_small_model_is_given_plain_letters() -> None:
     backend = RecordingBackend(scope=Scope("it speaks English"))
     run(speak(SpeechService(backend, Settings()), text="Crème brûlée 👋"))
     assert [request.text for request in backend.requests] == ["Creme brulee"]
+
+
+def test_a_small_model_speaks_long_text_in_shorter_parts() -> None:
+    backend = RecordingBackend(scope=Scope("it speaks English", max_chars=80, pause_s=0.5))
+    sound, end = run(speak(SpeechService(backend, Settings()), text=LONG_TEXT[:600]))
+    texts = [request.text for request in backend.requests]
+    assert sum(len(pcm) == 12_000 and not pcm.any() for pcm in sound) == len(texts) - 1
+    assert end.num_frames == len(sound) - (len(texts) - 1)
+    assert max(map(len, texts)) <= 80
+    assert " ".join(texts) == LONG_TEXT[:600].strip()
 
 
 def test_text_of_600_characters_is_one_prompt(

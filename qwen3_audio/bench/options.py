@@ -48,7 +48,7 @@ class Options:
 
 def read_options(given: argparse.Namespace) -> Options:
     """StartError for whatever does not fit."""
-    is_random = given.random is not None or given.demo
+    is_random = given.random is not None
     language = {} if given.language is None else {"language": given.language}
     num_frames = _whole("--frames", given.frames, 1, 100_000)
     if given.plot is not None:

@@ -2,12 +2,13 @@
 
 import argparse
 
-from qwen3_audio.demo import write_tiny_checkpoints
 from qwen3_audio.errors import StartError
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write one tiny random checkpoint of each kind into a new or empty folder."""
+    from qwen3_audio.random_weights.tiny import write_tiny_checkpoints
+
     home = arguments.folder
     try:
         home.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ NO_SPEECH_DBFS = -50.0
 _WINDOW_S = 0.1  # what counts as one quiet or loud place
 _SEARCH_S = 5.0  # to either side of where a cut is wanted
 _SHORTEST_PIECE_S = 1.0
+MAX_PIECE_S = 30.0
 UNFINISHED = "\ufffd"  # decoded from a character whose last bytes are still to come
 _CHARACTER_RUN = re.compile(r"(.)\1{20,}", re.DOTALL)
 _SHORTEST_RUN = re.compile(r"(.)\1{19}", re.DOTALL)
@@ -239,7 +240,9 @@ def measure_loudest_dbfs(samples: Pcm, *, rate_hz: int = LISTEN_RATE_HZ) -> floa
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 
-def cut_points(samples: Pcm, *, max_s: float = 30.0, rate_hz: int = LISTEN_RATE_HZ) -> list[int]:
+def cut_points(
+    samples: Pcm, *, max_s: float = MAX_PIECE_S, rate_hz: int = LISTEN_RATE_HZ
+) -> list[int]:
     """Where to cut long sound so that no piece exceeds `max_s` seconds; [] if it is short enough.
 
     Each cut is the middle of the quietest 100 ms within the last 10 s of a piece (the last half of

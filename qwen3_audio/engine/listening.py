@@ -14,6 +14,7 @@ import numpy as np
 
 from qwen3_audio.engine.asr import AsrSequence, PieceEnd, PieceText
 from qwen3_audio.engine.asr_prompt import (
+    MAX_PIECE_S,
     build_prompt,
     could_be_context_echo,
     cut_points,
@@ -101,7 +102,9 @@ async def transcribe(
     ids: "itertools.count[int]",
 ) -> AsyncGenerator[TextDelta | Transcript]:
     """Deltas in order, then the Transcript; cancels what is left when closed early."""
-    cuts = await asyncio.to_thread(cut_points, request.samples)
+    scope = model.info.scope
+    max_s = scope.max_s if scope is not None and scope.max_s is not None else MAX_PIECE_S
+    cuts = await asyncio.to_thread(cut_points, request.samples, max_s=max_s)
     recording = _Recording(request, cuts, next(ids))
     sink = Sink()
     first = slice(0, 1) if request.language is None else slice(None)

@@ -149,11 +149,12 @@ def lay_out(
 
 @torch.inference_mode()
 def hear_reference(model: SpeechModel, samples: Pcm, text: str | None) -> VoicePrompt:
-    """Speaker vector, and with a transcript also the codes of a reference."""
+    """Speaker vector, and with a transcript also the codes of a reference, where they help."""
     assert model.speaker_encoder is not None and model.codec_encoder is not None
     sound = torch.tensor(samples).to(model.runner.talker.device)
     vector = model.speaker_encoder(sound).float().cpu().numpy()
-    if text is None:
+    scope = model.info.scope
+    if text is None or (scope is not None and not scope.in_context):
         return VoicePrompt(vector)
     codes = model.codec_encoder.encode(sound).cpu().numpy().astype(np.int16)
     return VoicePrompt(vector, codes, text)

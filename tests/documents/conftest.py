@@ -41,6 +41,13 @@ def live(tiny_tts: Path, tiny_asr: Path, cache: Path) -> Iterator[LiveProcess]:
 
 
 @pytest.fixture(scope="session")
+def demo(cache: Path) -> Iterator[LiveProcess]:
+    """A server with the pocket models, whose words mean something."""
+    with run_server(["-m", "qwen3_audio", "serve", "--demo"], XDG_CACHE_HOME=str(cache)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def mp3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording as MP3."""
     sound = decode_audio(

@@ -4,10 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import httpx2
 import pytest
 from code_blocks import ROOT, Block, read_blocks, run_text
 from live_process import LiveProcess
 from test_document_examples import START, by_name, check_sound
+
+from training.world.words import normalise
 
 README = read_blocks(ROOT / "README.md")
 API = read_blocks(ROOT / "docs/api.md")
@@ -34,6 +37,9 @@ CURL = [
     if block.text.startswith("curl ") and block.name not in NOT_RUN
 ]
 
+SAID = re.compile(r'"?input(?:": "|=)(.+?)"')
+SPOKEN = [block for block in CURL if block in README and SAID.search(block.text)]
+
 
 def test_every_block_of_the_readme_is_run_or_listed_as_not_run() -> None:
     run = [block.name for block in (*CURL, *PYTHON, *COMMANDS, *LINES_OF_DOCUMENTS)]
@@ -54,6 +60,31 @@ def test_curl_lines_run(block: Block, live: LiveProcess, folder: Path) -> None:
         assert events[-1]["type"] == "transcript.text.done"
     elif "response_format=text" not in block.text:
         assert "error" not in json.loads(answer)
+
+
+@pytest.mark.slow
+@pytest.mark.curl
+def test_the_first_example_says_what_it_hears(demo: LiveProcess, folder: Path) -> None:
+    (block,) = (block for block in CURL if "morning.mp3" in block.text)
+    (said,) = re.findall(r'"input": "(.*?)"', block.text)
+    heard = run_text(block.at(demo.address), "bash", folder)
+    assert normalise(heard) == normalise(said)
+    assert f"`{said}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.curl
+@pytest.mark.parametrize("block", SPOKEN, ids=by_name)
+def test_what_the_readme_lets_a_server_say_is_heard(
+    block: Block, demo: LiveProcess, folder: Path
+) -> None:
+    assert block.output_name is not None
+    (said,) = SAID.findall(block.text)
+    run_text(block.at(demo.address), "bash", folder)
+    with (folder / block.output_name).open("rb") as file:
+        reply = httpx2.post(f"{demo.address}/v1/audio/transcriptions", files={"file": file})
+    spoken, heard = set(normalise(said).split()), set(normalise(reply.json()["text"]).split())
+    assert len(spoken & heard) >= 0.7 * len(spoken), heard
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=by_name)

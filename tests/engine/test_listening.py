@@ -29,6 +29,7 @@ from qwen3_audio.random_weights.vocabulary import (
     build_word_vocabulary,
     write_vocabulary,
 )
+from qwen3_audio.scope import Scope
 from qwen3_audio.types import (
     LISTEN_RATE_HZ,
     EndReason,
@@ -217,6 +218,17 @@ def test_a_long_recording_is_an_exact_row_of_pieces(tokenizer: TextTokenizer) ->
         assert transcript.num_prompt_tokens == sum(s.num_prompt_tokens for s in room.runner.asked)
 
     run(tokenizer, by_index(*FOUR), test)
+
+
+def test_a_small_model_is_given_shorter_pieces(tokenizer: TextTokenizer) -> None:
+    async def test(room: Room) -> None:
+        scope = Scope("it hears English", max_s=8.0)
+        room.model = replace(room.model, info=replace(room.model.info, scope=scope))
+        _, transcript = await room.hear(LONG)
+        assert all(0 < segment.end_s - segment.start_s <= 8 for segment in transcript.segments)
+        assert np.array_equal(np.concatenate([seq.samples for seq in room.runner.asked]), LONG)
+
+    run(tokenizer, lambda seq: Answer("piece"), test)
 
 
 def test_the_first_piece_names_the_language_and_the_others_join_it(

@@ -202,6 +202,24 @@ def test_a_reference_is_a_vector_and_with_its_text_codes_too(starter: Starter) -
     starter.run(test, "tiny-Base")
 
 
+def test_a_small_model_takes_of_a_reference_only_its_vector(
+    starter: Starter, tiny_tts: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_tts / "tiny-Base", tmp_path / "small")
+    (folder / "scope.json").write_text('{"about": "it speaks English", "in_context": false}')
+
+    async def go() -> None:
+        backend = starter.start_folder(folder)
+        try:
+            sound = draw_sound(1.0, SPEECH_RATE_HZ)
+            voice = await backend.make_voice_prompt(sound, "the end")
+            assert (voice.codes, voice.text) == (None, None)
+        finally:
+            await backend.close()
+
+    asyncio.run(asyncio.wait_for(go(), 60))
+
+
 def test_a_broken_reference_fails_its_request_alone(starter: Starter) -> None:
     async def test(backend: LocalBackend) -> None:
         good = await backend.make_voice_prompt(draw_sound(1.0, SPEECH_RATE_HZ), None)

@@ -8,16 +8,20 @@ import pytest
 import torch
 from torch import nn
 
+from qwen3_audio.bench.manifest import read_manifest
 from qwen3_audio.checkpoints import open_checkpoint
+from training.package import main as package
 from training.tts import trainer as trainer_module
 from training.tts.__main__ import SHARES, main, train
 from training.tts.assemble import FOLDERS, MAX_BYTES, assemble, packed_size
 from training.tts.codec import build_decoder
 from training.tts.features import SUBFRAMES
 from training.tts.lexicon import Lexicon, write_sound
+from training.tts.recite import recite
 from training.tts.talker import build_talker
 from training.tts.trainer import Losses, Schedule, Step, Trainer
 from training.tts.voices import VOICES
+from training.world.grammar import is_held_out, split_sentences
 
 pytestmark = pytest.mark.slow  # of the training, not of the product
 
@@ -117,6 +121,38 @@ def test_assembling_again_replaces_what_was_there(trained: Path, tmp_path: Path)
     (tmp_path / FOLDERS["base"] / "left-over").touch()
     folders = assemble(trained, tmp_path)
     assert not (folders["base"] / "left-over").exists()
+
+
+def test_the_package_holds_the_weights_once(trained: Path, tmp_path: Path) -> None:
+    finished = assemble(trained, tmp_path / "finished")
+    pocket = tmp_path / "pocket"
+    card = pocket / FOLDERS["base"] / "README.md"
+    card.parent.mkdir(parents=True)
+    card.write_text("# by hand")
+    assert package(["--tts", str(tmp_path / "finished"), "--pocket", str(pocket)]) == 0
+    assert open_checkpoint(pocket / FOLDERS["custom_voice"]).scope is not None
+    assert len(list(pocket.rglob("*.safetensors"))) == 2
+    for kind in ("base", "voice_design"):
+        config = (pocket / FOLDERS[kind] / "config.json").read_bytes()
+        assert config == (finished[kind] / "config.json").read_bytes()
+    assert card.read_text() == "# by hand"
+
+
+def test_a_damaged_checkpoint_is_not_packaged(trained: Path, tmp_path: Path) -> None:
+    finished = assemble(trained, tmp_path / "finished")
+    (finished["base"] / "merges.txt").unlink()
+    with pytest.raises(SystemExit, match=r"merges\.txt is missing"):
+        package(["--tts", str(tmp_path / "finished"), "--pocket", str(tmp_path / "pocket")])
+    assert not (tmp_path / "pocket").exists()
+
+
+def test_the_voice_recites_what_is_not_held_out(trained: Path, tmp_path: Path) -> None:
+    recite(trained, tmp_path, 3)
+    recordings = list(read_manifest(tmp_path / "manifest.json"))
+    assert len(recordings) == 3
+    for recording in recordings:
+        assert recording.audio_s > 0.1
+        assert not any(map(is_held_out, split_sentences(recording.text or "")))
 
 
 @pytest.fixture(scope="module")

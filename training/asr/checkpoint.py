@@ -20,10 +20,13 @@ from qwen3_audio.random_weights.asr_configs import (
 )
 from qwen3_audio.random_weights.tensors import write_json
 from qwen3_audio.random_weights.vocabulary import REAL_ASR_ADDED, Vocabulary, write_vocabulary
+from qwen3_audio.scope import SCOPE_FILE
 from training.asr.weights import NUM_TOKENS, POCKET
 from training.world.grammar import sentence
 
 _NUM_SENTENCES = 60_000
+# Longer pieces are heard too, but by far not as well as those of which most batches are.
+_SCOPE = {"about": "this pocket model hears simple English", "max_s": 8.0}
 _PROMPT_WORDS = ["language English", "language None", "system", "user", "assistant"]
 
 
@@ -71,6 +74,7 @@ def write_settings(folder: Path, vocabulary: Vocabulary, size: AsrSize = POCKET)
     write_json(folder / "generation_config.json", build_generation_config(ids))
     write_json(folder / "preprocessor_config.json", PREPROCESSOR_CONFIG)
     write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+    write_json(folder / SCOPE_FILE, _SCOPE)
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor]) -> None:

@@ -21,9 +21,9 @@ FRESH_CLIPS = 4  # rendered in every step, if there is a processor for it
 REPORT_EVERY = 100  # steps
 EVALUATE_EVERY_S = 420.0
 LONG_FROM = 2 / 3  # of the schedule: clips of up to 30 s, and answers that end for longer
-LONG_SHARE = 0.25
+LONG_SHARE = 0.5
 TUNING_RATE = 5e-4
-EXTRA_SHARE = 0.25  # of the batches, where there are clips of another voice; half when fine-tuning
+EXTRA_SHARE = 0.15  # of the batches, where there are clips of another voice; twice when fine-tuning
 
 
 @dataclass(frozen=True, slots=True)

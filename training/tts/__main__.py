@@ -20,6 +20,7 @@ from training.tts.assemble import NotTrained, assemble, load_talker
 from training.tts.codec import make_codec_trainer
 from training.tts.encoder import make_encoder_trainer
 from training.tts.lexicon import Lexicon, build_lexicon, write_sound
+from training.tts.recite import recite
 from training.tts.speaker import make_speaker_trainer
 from training.tts.talker_training import make_talker_trainer
 from training.tts.trainer import Step, Trainer, is_stopping, stop_soon
@@ -30,7 +31,7 @@ NETWORKS = ("codec", "talker", "encoder", "speaker")
 SHARES = {"codec": 0.43, "talker": 0.42, "encoder": 0.10, "speaker": 0.05}  # of the whole budget
 _WORKERS = (("codec", "encoder"), ("talker", "speaker"))
 _AFTER = {"encoder": ("codec", 0.3), "speaker": ("talker", 0.6)}  # worth nothing earlier
-STAGES = ("data", *NETWORKS, "train", "assemble", "evaluate")
+STAGES = ("data", *NETWORKS, "train", "recite", "assemble", "evaluate")
 _SLICE_S = 240.0
 _CURVES = {
     "codec": [["spectral"], ["plain", "high"]],
@@ -119,6 +120,8 @@ def run(given: argparse.Namespace) -> None:
         train_all(work, given.hours, given.processes)
     elif given.stage in NETWORKS:
         train(work, [given.stage], given.hours)
+    if given.stage == "recite":
+        recite(work, out, given.sentences)
     if given.stage in ("all", "assemble"):
         assemble(work, out)
     if given.stage in ("all", "evaluate"):
@@ -147,7 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="evaluate with sentences of these words alone"
     )
-    parser.add_argument("--sentences", type=int, default=20, help="for each speaker and judge")
+    parser.add_argument(
+        "--sentences", type=int, default=20, help="for each speaker and judge, or to recite"
+    )
     given = parser.parse_args(arguments)
     use_few_threads()
     say(f"training on {choose_device()}")

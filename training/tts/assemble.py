@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qwen3_audio.random_weights.tts import CODEC_PREPROCESSOR, CODEC_REMOTE
+from qwen3_audio.scope import SCOPE_FILE
 from training.run import load_state, say
 from training.tts.codec import build_decoder, codec_config
 from training.tts.encoder import build_encoder, encoder_config
@@ -28,14 +29,22 @@ Json = dict[str, Any]
 KINDS = {"custom_voice": "CustomVoice", "base": "Base", "voice_design": "VoiceDesign"}
 FOLDERS = {kind: f"pocket-tts-{kind.replace('_', '-')}" for kind in KINDS}
 MAX_BYTES = 14_000_000
+_SCOPE: Json = {
+    "about": "this pocket model speaks simple English: Latin letters, digits, punctuation",
+    "max_chars": 72,  # it has learnt from sentences of at most 15 words
+    "pause_s": 0.24,  # as long as a full stop within a text
+    "in_context": False,  # the encoder has heard nothing but the voice itself
+}
+# A word is always the same codes, so there is nothing to vary: the published 0.9 only makes slips.
+_TEMPERATURE = 0.3
 _GENERATION: Json = {
     "do_sample": True,
     "repetition_penalty": 1.05,
-    "temperature": 0.9,
+    "temperature": _TEMPERATURE,
     "top_p": 1.0,
     "top_k": 50,
     "subtalker_dosample": True,
-    "subtalker_temperature": 0.9,
+    "subtalker_temperature": _TEMPERATURE,
     "subtalker_top_p": 1.0,
     "subtalker_top_k": 50,
     "max_new_tokens": 8192,
@@ -70,6 +79,7 @@ def assemble(work: Path, out: Path) -> dict[str, Path]:
     (shared / "speech_tokenizer").mkdir(parents=True)
     write_vocabulary(shared, lexicon.vocabulary)
     write_json(shared / "generation_config.json", _GENERATION)
+    write_json(shared / SCOPE_FILE, _SCOPE)
     _write_speech(work, lexicon, shared)
     _write_codec(work, lexicon, shared / "speech_tokenizer")
     folders = {kind: out / name for kind, name in FOLDERS.items()}

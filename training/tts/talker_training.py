@@ -12,11 +12,13 @@ from training.tts.trainer import Losses, Schedule, Step, Trainer, device_of
 
 _NUM_ROWS = 3600  # of a batch, padding not counted
 _ALL_LAYOUTS = (0.66, 0.10, 0.14, 0.10)
+_HARD_LAYOUTS = (0.25, 0.30, 0.10, 0.35)  # text beside speech takes longest to learn
 _CURRICULUM = (
     (0.00, Mix(2, _NUM_ROWS)),
     (0.08, Mix(4, _NUM_ROWS, (0.9, 0.1, 0.0, 0.0), 0.10)),
     (0.20, Mix(8, _NUM_ROWS, _ALL_LAYOUTS, 0.15)),
     (0.45, Mix(15, _NUM_ROWS, _ALL_LAYOUTS, 0.15)),
+    (0.70, Mix(15, _NUM_ROWS, _HARD_LAYOUTS, 0.15)),
 )
 _CORRUPTED = 0.02
 _FRAME_SHARE = 0.5
