@@ -27,6 +27,10 @@ NO_GPU_HINT = (
     " Toolkit, and start with --gpus all or a compose file that asks for the GPU"
 )
 COMPILER_HINT = "a C compiler (cc: gcc or clang) makes it faster"
+TRITON_HINT = (
+    "there is no C compiler (gcc, clang or CC), and what Triton has not yet compiled here needs"
+    " one: torch would do its kernels' work, slower"
+)
 FP8_TEXT = " (feed-forwards, all else in bfloat16)"
 NUMBA_HINT = "numba too (pip install 'qwen3-audio[cpu]'), though less"
 ADVICE = (
@@ -140,6 +144,7 @@ def _examine_device(settings: Settings, found: Sequence[Checkpoint]) -> Iterator
 def _examine_gpu(torch: Any, settings: Settings, found: Sequence[Checkpoint]) -> Iterator[Finding]:
     """Says what a start would say, also of memory that is too little."""
     from qwen3_audio.engine.device import Device
+    from qwen3_audio.engine.gpu.availability import has_compiler
     from qwen3_audio.engine.memory import estimate_streams, plan_gpu
 
     try:
@@ -157,6 +162,9 @@ def _examine_gpu(torch: Any, settings: Settings, found: Sequence[Checkpoint]) ->
         )
         if device.missing:
             yield Finding(Level.NOTE, f"products: {device.explain_missing(False)}")
+        elif not has_compiler():
+            level = Level.PROBLEM if settings.require_gpu else Level.NOTE
+            yield Finding(level, f"products: {TRITON_HINT}")
         else:
             yield Finding(Level.OK, f"products: {device.products}")
         plan = plan_gpu(found, device)

@@ -114,12 +114,21 @@ def test_a_named_gpu_that_is_absent_is_a_problem(no_gpu: None) -> None:
     assert "QWEN_TTS_DEVICE=cpu" in found[-1]
 
 
-def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, tiny_asr: Path) -> None:
+@pytest.fixture
+def some_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its driver works, and there is a compiler for Triton."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10e9, 24e9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
     monkeypatch.setattr(availability, "probe_gpu", lambda device: None)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+
+
+def test_a_gpu_is_described(
+    some_gpu: None, monkeypatch: pytest.MonkeyPatch, tiny_asr: Path
+) -> None:
     texts = [finding.text for finding in examine(Settings(), [], is_demo=True)]
     assert "device: cuda:0, Some GPU, bfloat16, 10.0 of 24.0 GB free" in texts
     assert "products: Triton kernels" in texts
@@ -134,8 +143,28 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, tiny_asr: Path) -> 
     assert "The GPU has 0.01 GB free" in text
 
 
+@pytest.mark.parametrize(
+    ("compiler", "is_found"), [("gcc", True), ("clang", True), ("cc", False), ("", False)]
+)
+def test_a_gpu_without_the_compiler_that_triton_needs_is_noted(
+    some_gpu: None, monkeypatch: pytest.MonkeyPatch, compiler: str, is_found: bool
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == compiler else None)
+
+    def found(settings: Settings) -> Finding:
+        findings = examine(settings, [], is_demo=True)
+        return next(one for one in findings if one.text.startswith("products: "))
+
+    assert found(Settings()).level is (Level.OK if is_found else Level.NOTE)
+    if not is_found:
+        assert "no C compiler (gcc, clang or CC), and what Triton has" in found(Settings()).text
+        assert found(Settings(require_gpu=True)).level is Level.PROBLEM
+    monkeypatch.setenv("CC", "cc")
+    assert (found(Settings()).level is Level.OK) is (compiler == "cc")
+
+
 def test_8_bit_floats_are_named_where_they_can_be_used_and_a_problem_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, tiny_asr: Path
+    some_gpu: None, monkeypatch: pytest.MonkeyPatch, tiny_asr: Path
 ) -> None:
     models, fp8 = [str(tiny_asr / "tiny-asr")], Settings(qwen_tts_dtype="fp8")
     sentence = "device: QWEN_TTS_DTYPE=fp8 is for GPUs"
@@ -145,10 +174,6 @@ def test_8_bit_floats_are_named_where_they_can_be_used_and_a_problem_elsewhere(
     (text,) = problems(replace(fp8, qwen_tts_device="cpu"), *models)
     assert text == f"{sentence}; on a CPU use int8 or bfloat16"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10e9, 24e9))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
-    monkeypatch.setattr(availability, "probe_gpu", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     (text,) = problems(fp8, *models)
     assert text.endswith(

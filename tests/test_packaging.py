@@ -121,6 +121,19 @@ def test_images_hold_what_they_start(image: str) -> None:
     assert arguments(image, "USER") == "1000"
 
 
+@by_image
+def test_images_have_the_compiler_that_the_first_start_needs(image: str) -> None:
+    """For the processor's kernels, and for the launchers of Triton's."""
+    steps = instructions(image)
+    (number,) = [
+        at for at, (word, rest) in enumerate(steps) if (word, "apt" in rest) == ("RUN", True)
+    ]
+    installed = shlex.split(steps[number][1].split("&&")[1])
+    assert installed[:2] == ["apt-get", "install"]
+    assert {"gcc", "libc6-dev"} <= set(installed)
+    assert number < steps.index(("USER", "1000"))
+
+
 def test_every_requirement_of_the_images_has_its_exact_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["postgres"]]

@@ -1,6 +1,8 @@
 """Is there a GPU that can be used, and how fast; if not, why: half a sentence each."""
 
 import importlib.util
+import os
+import shutil
 import warnings
 
 import torch
@@ -26,6 +28,12 @@ def find_gpu_trouble(device: torch.device) -> str | None:
 def find_missing_kernels() -> str | None:
     """Why a GPU's steps are made of torch's own kernels alone; None if nothing is missing."""
     return None if importlib.util.find_spec("triton") else "Triton is not installed"
+
+
+def has_compiler() -> bool:
+    """Whether Triton finds a C compiler: it takes CC, gcc or clang, in this order."""
+    named = os.environ.get("CC")
+    return any(map(shutil.which, (named,) if named else ("gcc", "clang")))
 
 
 def count_gpus() -> int:
