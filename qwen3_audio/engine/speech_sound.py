@@ -12,7 +12,6 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.types import Codes, EndReason, SpeechRequest
 
-CHUNK_FRAMES = (1, 2, 4, 8)  # sizes of the first pieces of sound; the last one stays
+RAMP = (1, 2, 4, 8)  # frames of the first pieces of sound; the last size stays
 MIN_THREADS = 2  # of the process, for the codec to have one of its own
 THREADS_PER_CODEC_THREAD = 4
 MAX_JOBS = 2  # of a runner at a time, when no frames are made meanwhile
@@ -58,10 +57,9 @@ class SpeechSequence(Sequence):
         """Frames that the codec can have."""
         return max(self.num_frames, self.num_sure) - self.num_decoded
 
-    @property
-    def num_due(self) -> int:
+    def num_due(self, ramp: Seq[int]) -> int:
         """Frames of the next piece, 0 if it is not complete."""
-        wanted = CHUNK_FRAMES[min(self.num_chunks, len(CHUNK_FRAMES) - 1)]
+        wanted = ramp[min(self.num_chunks, len(ramp) - 1)]
         num_waiting = self.num_waiting
         if self.is_decoding or (self.reason is None and num_waiting < wanted):
             return 0
@@ -155,8 +153,11 @@ def most_urgent(
     runs_dry_s: Callable[[SpeechSequence], float],
     length: Callable[[SpeechSequence], int],
 ) -> list[SpeechSequence]:
-    """Equally long pieces, those first whose listener waits or runs dry the soonest."""
-    due = sorted((seq for seq in seqs if seq.num_due), key=runs_dry_s)
+    """Equally long pieces, those first whose listener waits or runs dry the soonest.
+
+    `length`: of the next piece of a sequence, 0 if none is due.
+    """
+    due = sorted(filter(length, seqs), key=runs_dry_s)
     return [seq for seq in due if length(seq) == length(due[0])]
 
 
@@ -170,8 +171,10 @@ class SoundMaker:
         *,
         frames_per_s: float,
         executor: Executor | None = None,
+        ramp: Seq[int] = RAMP,
     ) -> None:
         """Without an `executor` everything is done at once."""
+        self.ramp = ramp
         self.wake: Callable[[], None] = lambda: None  # called from any thread when work is done
         self.codec, self._frames_per_s = codec, frames_per_s
         self._state = codec.new_state(num_slots)
@@ -200,7 +203,7 @@ class SoundMaker:
         group = self._most_urgent(seqs)
         if not group:
             return False
-        num_frames = group[0].num_due
+        num_frames = self._num_due(group[0])
         codes = torch.tensor([seq.waiting_codes[:num_frames] for seq in group])
         begun = [self._begun.pop(seq.slot) for seq in group if seq.slot in self._begun]
         for seq in group:
@@ -226,10 +229,13 @@ class SoundMaker:
         silent.add_done_callback(lambda _: self.wake())
 
     def _most_urgent(self, seqs: Seq[SpeechSequence]) -> list[SpeechSequence]:
-        group = most_urgent(seqs, self._runs_dry_s, attrgetter("num_due"))
+        group = most_urgent(seqs, self._runs_dry_s, self._num_due)
         # Beside the talker a long call would only keep the next first sound waiting.
         is_bounded = bool(group) and self._is_beside
-        return group[: CHUNK_FRAMES[-1] // group[0].num_due] if is_bounded else group
+        return group[: self.ramp[-1] // self._num_due(group[0])] if is_bounded else group
+
+    def _num_due(self, seq: SpeechSequence) -> int:
+        return seq.num_due(self.ramp)
 
     def _runs_dry_s(self, seq: SpeechSequence) -> float:
         if not seq.num_chunks:

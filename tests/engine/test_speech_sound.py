@@ -24,7 +24,7 @@ from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine import speech_sound
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.loading import SpeechModel, load_speech
-from qwen3_audio.engine.speech_sound import CodecThreads, InlineExecutor
+from qwen3_audio.engine.speech_sound import RAMP, CodecThreads, InlineExecutor
 from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import EndReason
@@ -202,7 +202,7 @@ def test_first_sounds_come_before_the_next_piece_of_others(
     step(model, [early, late])
     assert late.seq.is_decoding
     assert not early.seq.is_decoding
-    assert early.seq.num_due == 0 or early.seq.num_due == 4
+    assert early.seq.num_due(RAMP) == 0 or early.seq.num_due(RAMP) == 4
 
 
 def test_two_pieces_are_decoded_at_once_when_no_more_frames_are_made(

@@ -17,11 +17,14 @@ import torch
 from torch import Tensor
 
 from qwen3_audio.engine.gpu.graphs import Graphs, Lane, Late, Mark, Run, round_up, sizes_up_to
-from qwen3_audio.engine.speech_sound import CHUNK_FRAMES, SoundMaker, SpeechSequence, most_urgent
+from qwen3_audio.engine.speech_sound import SoundMaker, SpeechSequence, most_urgent
 from qwen3_audio.models.codec import CodecDecoder
 from qwen3_audio.types import Codes
 
 RING_FRAMES = 256  # of a slot: the talker stops when it is so far ahead of the codec
+# Frames of the first pieces. A player needs two to begin, and so early there is no end to wait for:
+# the codec is asked for both at once, a frame and a call sooner than for one after the other.
+RAMP = (2, 4, 8)
 # Pieces in one call; more would keep the next first sound waiting.
 BATCHES = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 MAX_CALLS = 2  # at a time: one that runs, and one that waits for it
@@ -46,7 +49,9 @@ class GpuSoundMaker(SoundMaker):
         executor: Executor | None,
         lane: Lane,
     ) -> None:
-        super().__init__(codec, num_slots + 1, frames_per_s=frames_per_s, executor=executor)
+        super().__init__(
+            codec, num_slots + 1, frames_per_s=frames_per_s, executor=executor, ramp=RAMP
+        )
         self._lane, self._padding = lane, num_slots
         self.frames_mark: Mark | None = None  # behind the newest frames that were asked for
         shape = (num_slots + 1, RING_FRAMES, codec.config.num_quantizers)
@@ -54,14 +59,14 @@ class GpuSoundMaker(SoundMaker):
         self._slots = torch.arange(num_slots + 1, device=lane.device)
         self.sizes = sizes_up_to(min(num_slots, BATCHES[-1]), BATCHES)
         self._inputs: dict[CodecKey, Tensor] = {}  # slots and first frames [2, B]
-        num_samples = CHUNK_FRAMES[-1] * codec.samples_per_frame
+        num_samples = RAMP[-1] * codec.samples_per_frame
         self._sound = torch.zeros(self.sizes[-1], num_samples, device=lane.device)
         self._graphs: Graphs[CodecKey] = Graphs(lane, self._build)
 
     def prepare(self) -> None:
         with self._lane.active():
             self._graphs.prepare(
-                CodecKey(size, frames) for frames in CHUNK_FRAMES[::-1] for size in self.sizes[::-1]
+                CodecKey(size, frames) for frames in RAMP[::-1] for size in self.sizes[::-1]
             )
 
     def forget(self) -> None:
@@ -70,7 +75,7 @@ class GpuSoundMaker(SoundMaker):
 
     def has_room(self, seq: SpeechSequence) -> bool:
         """Whether the next frame's codes overwrite none that are still to be decoded."""
-        num_heard = seq.num_decoded - CHUNK_FRAMES[-1]
+        num_heard = seq.num_decoded - RAMP[-1]
         return seq.num_launched - num_heard < RING_FRAMES
 
     def begin(self, slot: int, reference: Codes | None) -> None:
@@ -90,7 +95,7 @@ class GpuSoundMaker(SoundMaker):
         if not group:
             return False
         late = self._launch(group)
-        counts = [seq.num_due for seq in group]
+        counts = [self._num_due(seq) for seq in group]
         for seq, num_frames in zip(group, counts, strict=True):
             seq.num_chunks += 1
             seq.num_decoded += num_frames
@@ -103,7 +108,7 @@ class GpuSoundMaker(SoundMaker):
         where = np.zeros((2, key.num_rows), np.int64)
         where[0] = self._padding
         where[:, : len(group)] = np.array([(seq.slot, seq.num_decoded) for seq in group]).T
-        is_ahead = any(seq.num_decoded + seq.num_due > seq.num_frames for seq in group)
+        is_ahead = any(seq.num_decoded + self._num_due(seq) > seq.num_frames for seq in group)
         with self._lane.active():
             self._graphs.prepare([key])
             if is_ahead and self.frames_mark is not None:
@@ -143,4 +148,4 @@ class GpuSoundMaker(SoundMaker):
 
 def _graph_frames(seq: SpeechSequence) -> int:
     """Frames of the graph that makes a sequence's next piece; 0 if none is due."""
-    return round_up(seq.num_due, (0, *CHUNK_FRAMES))
+    return round_up(seq.num_due(RAMP), (0, *RAMP))

@@ -8,6 +8,7 @@ from stand_in import CPU, StandInLane
 
 from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine.device import Device
+from qwen3_audio.engine.gpu.codec import RAMP
 from qwen3_audio.engine.loading import SpeechModel, load_speech
 from qwen3_audio.settings import Settings
 
@@ -25,4 +26,6 @@ def as_graphs() -> Device:
 def load_tts(folder: Path, device: Device, executor: Executor | None = None) -> SpeechModel:
     settings = Settings.from_env({"MAX_RUNNING": str(NUM_SLOTS)})
     checkpoint = open_checkpoint(folder)
-    return load_speech(checkpoint, settings, device, lambda *report: None, codec_threads=executor)
+    model = load_speech(checkpoint, settings, device, lambda *report: None, codec_threads=executor)
+    model.runner.sound.ramp = RAMP  # so that both cut sound alike
+    return model
