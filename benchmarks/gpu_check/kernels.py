@@ -13,16 +13,31 @@ from qwen3_audio.engine.paged_decoder import PagedDecoder
 
 NUM_SHOWN = 12  # kernels by name
 NUM_RUNS = 20  # in one graph, whose time is shared out
-# By parts of their names, the first that fits; what fits none is called other.
+# Our Triton kernels, whose names are those of their functions.
+OWN_KERNELS = {
+    "_product": "products",
+    "_attend": "attention",
+    "_combine": "attention",
+    "_begin": "attention",
+    "_go_on": "attention",
+    "_place": "norms",
+    "_add_norm": "norms",
+    "_silu_mul": "norms",
+    "_draw_keys": "sampler",
+    "_choose": "sampler",
+    "_choose_large": "sampler",
+}
+# Those of torch and its libraries by parts of their names, the first that fits; what fits none is
+# called other.
 GROUPS = {
     "copies": ("memcpy", "memset", "copy"),
     "attention": ("attention", "attn", "flash", "fmha", "softmax"),
-    "convolutions": ("conv", "implicit", "wgrad", "dgrad"),
+    "convolutions": ("conv", "implicit", "fprop", "wgrad", "dgrad", "cudnn", "nhwc"),
     "products": ("gemm", "gemv", "cutlass", "cublas", "nvjet", "splitk", "xmma", "mm_"),
-    "sampler": ("sampl", "topk", "sort", "gather", "choose", "scan", "argmax", "radix"),
-    "norms": ("norm", "rms", "rope", "rotary", "silu"),
-    "triton": ("triton",),
-    "elementwise": ("elementwise", "vectorized", "reduce", "index", "cat"),
+    "sampler": ("sampl", "topk", "sort", "scan", "argmax", "radix"),
+    "norms": ("norm",),
+    "fourier": ("fft",),
+    "elementwise": ("elementwise", "vectorized", "reduce", "index", "gather", "scatter", "cat"),
 }
 
 
@@ -106,6 +121,8 @@ def _shares(values: "Counter[str]", divisor: float, digits: int) -> dict[str, fl
 
 
 def group_of(name: str) -> str:
+    if name in OWN_KERNELS:
+        return OWN_KERNELS[name]
     lower = name.lower()
     for group, signs in GROUPS.items():
         if any(sign in lower for sign in signs):

@@ -1,5 +1,6 @@
 """The check of a GPU, tried on a CPU with tiny models: its needs, its words, what it survives."""
 
+import ast
 import json
 import logging
 import os
@@ -229,18 +230,46 @@ def test_a_part_that_is_not_there_is_refused() -> None:
     assert program.main(["--device", "cpu", "--parts", "speech-9b"]) == 2
 
 
+def launched_kernels() -> set[str]:
+    """Names in our own source of what is called with a grid, `name[grid](...)`."""
+    files = (ROOT / "qwen3_audio" / "kernels" / "fused").glob("triton_*.py")
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    calls = [node.func for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    grids = [func.value for func in calls if isinstance(func, ast.Subscript)]
+    return {name.id for name in grids if isinstance(name, ast.Name)}
+
+
+def test_each_of_our_kernels_belongs_to_a_part() -> None:
+    assert {"_product", "_attend"} < launched_kernels()
+    assert set(kernels.OWN_KERNELS) == launched_kernels()
+    assert {*kernels.OWN_KERNELS.values()} < {*kernels.GROUPS}
+    for name, group in kernels.OWN_KERNELS.items():
+        assert kernels.group_of(name) == group
+
+
 @pytest.mark.parametrize(
     ("name", "group"),
     [
         ("nvjet_hsh_64x8_64x16_4x1_v_bz_TNT", "products"),
-        ("void gemv2T_kernel_val<int, int, __nv_bfloat16>", "products"),
-        ("_paged_attention_kernel", "attention"),
+        ("void gemv2T_kernel_val<int, int, __nv_bfloat16, __nv_bfloat16, float>", "products"),
+        ("void cublasLt::splitKreduce_kernel<32, 16, int, __nv_bfloat16>", "products"),
+        ("void pytorch_flash::flash_fwd_splitkv_kernel<Flash_fwd_kernel_traits<128>>", "attention"),
+        ("fmha_cutlassF_bf16_aligned_64x128_rf_sm80(PyTorchMemEffAttention)", "attention"),
         ("Memcpy DtoD (Device -> Device)", "copies"),
+        ("void at::native::elementwise_kernel<128, 4, direct_copy_kernel_cuda>", "copies"),
         ("sm80_xmma_fprop_implicit_gemm_bf16", "convolutions"),
+        ("void cudnn::engines_precompiled::nchwToNhwcKernel<__nv_bfloat16>", "convolutions"),
+        ("void at::native::sbtopk::gatherTopK<float, unsigned int, 2, false>", "sampler"),
+        ("void at::native::reduce_kernel<512, 1, ReduceOp<float, ArgMaxOps<float>>>", "sampler"),
+        ("void at::native::vectorized_layer_norm_kernel<c10::BFloat16, float, true>", "norms"),
+        ("void vector_fft<400u, EPT<8u>, 64u>", "fourier"),
+        ("void at::native::vectorized_gather_kernel<16, long>", "elementwise"),
+        ("void at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add>", "elementwise"),
+        ("void at::native::reduce_kernel<512, 1, ReduceOp<float, MeanOps<float>>>", "elementwise"),
         ("something_else", "other"),
     ],
 )
-def test_kernels_are_told_apart_by_their_names(name: str, group: str) -> None:
+def test_kernels_of_libraries_are_told_apart_by_their_names(name: str, group: str) -> None:
     assert kernels.group_of(name) == group
 
 
