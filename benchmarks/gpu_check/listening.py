@@ -18,7 +18,7 @@ from qwen3_audio.types import LISTEN_RATE_HZ
 
 CLIPS_S = (4.7, 30.0)
 AT_ONCE = (1, 32, 128)
-POINT_S = 6.0
+POINT_S = 5.0
 MOST_ROUNDS = 8
 
 

@@ -24,7 +24,7 @@ from qwen3_audio.types import ModelKind, SpeechRequest
 NUM_FRAMES = 60  # 4.8 s of sound for 12 words
 STREAMS = (1, 8, 32, 64)
 FEW_STREAMS = (1, 32)  # in fp8
-POINT_S = 8.0  # of measuring, for each number of streams
+POINT_S = 5.0  # of measuring, for each number of streams
 MOST_ROUNDS = 6
 FIRST_FRAMES_S = 2 * FRAME_S
 
