@@ -24,7 +24,13 @@ from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine import speech_sound
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.loading import SpeechModel, load_speech
-from qwen3_audio.engine.speech_sound import RAMP, CodecThreads, InlineExecutor
+from qwen3_audio.engine.speech_sound import (
+    RAMP,
+    CodecThreads,
+    InlineExecutor,
+    SpeechSequence,
+    most_urgent,
+)
 from qwen3_audio.kernels.products import Kernels
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import EndReason
@@ -203,6 +209,36 @@ def test_first_sounds_come_before_the_next_piece_of_others(
     assert late.seq.is_decoding
     assert not early.seq.is_decoding
     assert early.seq.num_due(RAMP) == 0 or early.seq.num_due(RAMP) == 4
+
+
+def listener(model: SpeechModel, heard: tuple[float, int, int], num_waiting: int) -> SpeechSequence:
+    """`heard`: since when, pieces, frames; then so many frames wait."""
+    seq = speech_of(model, request_of()).seq
+    seq.first_sound_s, seq.num_chunks, seq.num_decoded = heard
+    seq.num_frames = seq.num_decoded + num_waiting
+    return seq
+
+
+def test_who_waits_for_a_first_sound_comes_first_and_then_who_runs_dry_the_soonest(
+    model: SpeechModel,
+) -> None:
+    """A frame lasts 0.08 s."""
+    sound = model.runner.sound
+    late = listener(model, (100.0, 4, 15), 8)  # runs dry at 101.2
+    soon = listener(model, (99.0, 4, 15), 8)  # at 100.2, though it has heard as much
+    next_one = listener(model, (100.5, 3, 7), 9)  # at 101.06
+    ending = listener(model, (100.0, 3, 7), 5)  # at 100.56, and only five are left
+    ending.reason = EndReason.STOP
+    patient = listener(model, (90.0, 4, 15), 7)  # has run dry, and its piece is not there yet
+    new = [listener(model, (0.0, 0, 0), 1) for _ in range(2)]
+
+    def chosen(*seqs: SpeechSequence) -> list[SpeechSequence]:
+        return most_urgent(seqs, sound._runs_dry_s, sound._num_due)
+
+    assert chosen(late, *new, soon, patient) == new
+    assert chosen(late, patient, next_one, soon, ending) == [soon, next_one, late]
+    assert chosen(late, next_one, ending) == [ending]
+    assert chosen(patient) == []
 
 
 def test_two_pieces_are_decoded_at_once_when_no_more_frames_are_made(

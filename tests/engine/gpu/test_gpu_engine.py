@@ -1,6 +1,8 @@
 """The GPU's runners in a real engine, the codec behind, and which runners a start chooses."""
 
 import asyncio
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from gpu_models import NUM_SLOTS, as_graphs, as_plain, load_tts
 from later_executor import LaterExecutor
 from speech_runs import (
+    GREEDY,
     Speech,
     assert_clean,
     leave,
@@ -109,6 +112,22 @@ def test_pieces_shorter_than_their_graph_are_cut(plain: SpeechModel, folder: Pat
     for one, other in zip(expected, got, strict=True):
         assert [len(piece) for piece in one.pieces] == [len(piece) for piece in other.pieces]
         assert np.allclose(one.sound, other.sound, atol=1e-5)
+
+
+def test_codes_that_were_said_are_said_less_in_graphs_too(folder: Path, tmp_path: Path) -> None:
+    """Greedy among three codes, with a penalty that turns the choice."""
+    strict = shutil.copytree(folder, tmp_path / "strict")
+    config = strict / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"repetition_penalty": 3.0}))
+    request = request_of(sampling=GREEDY)
+    said = []
+    for path, device in ((strict, as_plain()), (strict, as_graphs()), (folder, as_graphs())):
+        model = load_tts(path, device)
+        model.runner.is_banned[3:] = True
+        said.append(run_alone(model, speech_of(model, request, max_frames=9)).frames)
+    plain, graphs, mild = said
+    assert graphs == plain
+    assert graphs != mild
 
 
 def test_text_that_comes_with_the_frames_and_many_pages(

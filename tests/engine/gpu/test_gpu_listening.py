@@ -182,3 +182,32 @@ def test_the_device_knows_an_end_before_the_host_does(graphs: ListeningModel) ->
     ends.copy_(before)
     leave(graphs, hearing)
     runner.step()
+
+
+def test_a_step_that_breaks_leaves_nothing_behind(
+    graphs: ListeningModel, expected: list[Hearing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a token that was asked for before, nor a slot or a page."""
+    runner = runner_of(graphs)
+    for part, name in ((runner._tokens, "launch"), (runner._hearing, "hear")):
+        broken = pieces(graphs)[1:4]
+        runner.scheduler.add([broken[0].seq])
+        runner.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(part, name, fail)
+            runner.scheduler.add([one.seq for one in broken[1:]])
+            with pytest.raises(RuntimeError, match="device lost"):
+                runner.step()
+        for seq in runner.scheduler.everyone():
+            runner.scheduler.remove(seq)
+            runner.release(seq)
+        runner.restart()
+        assert not runner.has_work
+        assert runner.step() == []
+        got = pieces(graphs)
+        run(graphs, {0: got})
+        assert_same(expected, got)
+
+
+def fail(*args: object, **more: object) -> None:
+    raise RuntimeError("device lost")

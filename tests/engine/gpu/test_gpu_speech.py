@@ -106,9 +106,11 @@ def test_rows_that_fill_up_a_batch_change_nothing(
 ) -> None:
     runner, pool = runner_of(graphs), graphs.runner.decoder.pool
     monkeypatch.setattr(runner._frames, "sizes", (NUM_SLOTS,))
-    speech = speak(graphs, seed=1)
-    runner.scheduler.add([speech.seq])
-    step(graphs, [speech])
+    gone, speech = speak(graphs, seed=2), speak(graphs, seed=1)
+    runner.scheduler.add([gone.seq, speech.seq])
+    step(graphs, [gone, speech])
+    leave(graphs, gone)
+    assert gone.seq.slot == 0  # which fills up no batch either
     others = [slot for slot in range(NUM_SLOTS + 1) if slot != speech.seq.slot]
     pages = sorted(set(range(pool.book.num_pages)) - set(pool._pages[speech.seq.slot]))
     states = [runner.slots.whole.t(), runner.slots.real.t(), pool.page_of]

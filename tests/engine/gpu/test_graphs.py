@@ -31,6 +31,11 @@ def test_the_largest_batch_wastes_no_row() -> None:
     assert sizes_up_to(3) == (1, 2, 3)
 
 
+def test_up_to_eight_rows_have_a_graph_of_their_own_and_more_share_a_few() -> None:
+    assert sizes_up_to(64) == (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64)
+    assert BATCHES[BATCHES.index(64) :][:3] == (64, 96, 128)
+
+
 def test_a_step_is_captured_once_for_each_size() -> None:
     lane, built = StandInLane(), []
     total = torch.zeros(4)
