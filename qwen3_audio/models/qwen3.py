@@ -135,15 +135,15 @@ class Stack(nn.Module):
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Grouped-query attention without repeating keys: the queries of a group become rows.
 
-    q [B, T, H, E], k and v [B, C, K, E], mask bool broadcastable to [B, 1, T, C] (True: visible)
-    → [B * T, H * E].
+    q [B, T, H, E], k and v [B, C, K, E], mask bool broadcastable to [B, 1, T, C] (True: visible),
+    or as it is added, repeated for the queries of a group [B, 1, G * T, C] → [B * T, H * E].
     """
     num_seqs, num_rows, num_heads, head_dim = q.shape
     num_kv_heads = k.shape[2]
     group = num_heads // num_kv_heads
     q = q.view(num_seqs, num_rows, num_kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
     q = q.reshape(num_seqs, num_kv_heads, group * num_rows, head_dim)
-    if mask is not None and num_rows > 1:
+    if mask is not None and mask.shape[-2] == num_rows > 1:
         mask = mask.repeat(1, 1, group, 1)
     out = functional.scaled_dot_product_attention(
         q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask

@@ -22,8 +22,8 @@ from qwen3_audio.kernels.fused.ops import FusedOps
 from qwen3_audio.kernels.fused.shapes import HeadNorms, LayerCache, Places, RopeTable
 from qwen3_audio.models.qwen3 import Stack, grouped_attention
 
-ROWS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # of a graph; a longer prompt goes without one
-
+# Rows of a graph; a longer prompt goes without one. Three clips of 30 s are 1,215, four 1,620.
+ROWS = (16, 32, 64, 128, 256, 512, 1024, 1280, 1664, 2048)
 
 FEW_PAGES = (8, 32, 128, 512)  # of a sequence, where attention reads all that it is given
 
@@ -105,10 +105,15 @@ class PackedPrefill:
         lengths = torch.where(slots != self._padding, positions + 1, 0)
         places = Places(positions, lengths, self._pool.page_of.index_select(0, slots))
         is_seen = (slots[:, None] == slots) & (positions[:, None] >= positions)
+        # As attention wants it, made once: from a bool every layer would make it anew.
+        mask = torch.zeros_like(is_seen, dtype=self._stack.activations)
+        mask.masked_fill_(~is_seen, -torch.inf)
+        config = self._stack.config
+        mask = mask.repeat(config.num_heads // config.num_kv_heads, 1)[None, None]
 
         def attention(layer: int, qkv: Tensor, norms: HeadNorms) -> Tensor:
             q, k, v = self._ops.place(qkv, norms, self._rope, self._caches[layer], places)
-            return grouped_attention(q[None], k[None], v[None], is_seen[None, None])
+            return grouped_attention(q[None], k[None], v[None], mask)
 
         self._layers.run(buffers.rows, attention)
 

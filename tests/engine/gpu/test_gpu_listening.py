@@ -13,12 +13,15 @@ from stand_in import CPU, StandInLane
 from qwen3_audio.checkpoints import open_checkpoint
 from qwen3_audio.engine.device import Device
 from qwen3_audio.engine.gpu import hearing, prefill
+from qwen3_audio.engine.gpu.graphs import round_up
 from qwen3_audio.engine.gpu.listening import GpuAsrRunner
 from qwen3_audio.engine.gpu.tokens import LEFT, POSITION
 from qwen3_audio.engine.loading import ListeningModel, load_listening
 from qwen3_audio.kernels.fused.fp8 import Fp8Linear
+from qwen3_audio.models.asr import num_audio_tokens
+from qwen3_audio.models.mel import LISTEN_HOP
 from qwen3_audio.settings import Settings
-from qwen3_audio.types import EndReason
+from qwen3_audio.types import LISTEN_RATE_HZ, EndReason
 
 NUM_SLOTS = 5
 
@@ -140,6 +143,34 @@ def test_a_prompt_longer_than_every_graph_is_read_without_one(
     got = pieces(graphs)
     run(graphs, {0: got[:1], 2: got[1:]})
     assert_same(expected, got)
+
+
+def test_some_clips_of_30_s_fill_the_graph_that_reads_them() -> None:
+    rows = num_audio_tokens(30 * LISTEN_RATE_HZ // LISTEN_HOP) + 14  # and the words around
+    for number in (3, 4, 5):
+        assert round_up(number * rows, prefill.ROWS) < 1.1 * number * rows
+    assert all(size % 16 == 0 for size in prefill.ROWS)  # as attention wants the rows of a mask
+
+
+def test_attention_is_given_a_mask_that_is_made_once_for_all_layers(
+    graphs: ListeningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = list[torch.Tensor]()
+    attend = prefill.grouped_attention
+
+    def watched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> object:
+        masks.append(mask)
+        return attend(q, k, v, mask)
+
+    runner = runner_of(graphs)
+    prompts = runner._prefill_graphs
+    monkeypatch.setattr(prompts, "_buffers", {})  # those that there are belong to graphs
+    monkeypatch.setattr(prefill, "grouped_attention", watched)
+    with torch.inference_mode():
+        prompts._build(16)()
+    assert len(masks) == runner.decoder.stack.config.num_layers > 1
+    assert {id(mask) for mask in masks} == {id(masks[0])}
+    assert masks[0].is_floating_point()
 
 
 def test_tokens_are_read_one_step_after_they_were_asked_for(graphs: ListeningModel) -> None:
