@@ -242,6 +242,11 @@ def hand_down(values: Mapping[str, str | None]) -> None:
             os.environ[name] = text
 
 
+def named_compiler() -> str | None:
+    """The C compiler that CC names, for whoever compiles beside us."""
+    return os.environ.get("CC")
+
+
 def child_environment(values: Mapping[str, str | None]) -> dict[str, str]:
     """This process's environment for a child, with these variables set or (None) unset."""
     kept = {name: text for name, text in os.environ.items() if name not in values}

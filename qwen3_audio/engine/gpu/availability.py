@@ -1,13 +1,13 @@
 """Is there a GPU that can be used, and how fast; if not, why: half a sentence each."""
 
 import importlib.util
-import os
 import shutil
 import warnings
 
 import torch
 
 from qwen3_audio.engine.gpu.errors import probe_gpu
+from qwen3_audio.settings import named_compiler
 
 
 def find_gpu_trouble(device: torch.device) -> str | None:
@@ -32,7 +32,7 @@ def find_missing_kernels() -> str | None:
 
 def has_compiler() -> bool:
     """Whether Triton finds a C compiler: it takes CC, gcc or clang, in this order."""
-    named = os.environ.get("CC")
+    named = named_compiler()
     return any(map(shutil.which, (named,) if named else ("gcc", "clang")))
 
 
