@@ -139,8 +139,9 @@ class SpeechService:
         )
         is_custom = model.kind is ModelKind.CUSTOM_VOICE
         is_ignored = is_custom and instructions is not None and not model.takes_instructions
-        is_ignored_here = is_ignored or has_sample or stored is not None
-        if instructions is not None and not is_ignored_here:
+        if is_ignored or has_sample or stored is not None:
+            instructions = None
+        if instructions is not None:
             instructions = orders.fit_text(instructions, model, param="instructions")
         seed = form.sampling.seed
         request = SpeechRequest(
@@ -149,7 +150,7 @@ class SpeechService:
             seed=self.draw_seed() if seed is None else seed,
             language=parse_language(form.language, model.languages),
             speaker=orders.find_speaker(speaker, model.speakers) if is_custom else None,
-            instructions=None if has_sample or stored or is_ignored else instructions,
+            instructions=instructions,
             sampling=sampling,
             max_frames=form.sampling.max_new_tokens,
             owner=user_id,

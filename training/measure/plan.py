@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from qwen3_audio.checkpoints import find_damage, open_checkpoint
-from qwen3_audio.demo import POCKET, demo_folders
+from qwen3_audio.demo import LISTENING, demo_folders
 from qwen3_audio.errors import StartError
 from qwen3_audio.settings import Settings
 from qwen3_audio.types import ModelKind
 from training.run import say
+from training.tts.assemble import FOLDERS as SPEECH_FOLDERS
 
 Json = dict[str, Any]
 
 FOLDERS = {
-    ModelKind.ASR: "pocket-asr",
-    ModelKind.CUSTOM_VOICE: "pocket-tts-custom-voice",
-    ModelKind.BASE: "pocket-tts-base",
-    ModelKind.VOICE_DESIGN: "pocket-tts-voice-design",
+    ModelKind.ASR: LISTENING,
+    **{ModelKind(kind): name for kind, name in SPEECH_FOLDERS.items()},
 }
 FULL_SENTENCES = 300
 
@@ -63,16 +62,8 @@ def find_models(home: Path | None) -> dict[ModelKind, Path]:
             if damage := find_damage(folder):
                 raise StartError(f"{damage}; --models needs {', '.join(FOLDERS.values())}")
         return folders
-    if not POCKET.is_dir():
-        raise StartError(
-            "This checkout has no pocket models of its own (qwen3_audio/pocket);"
-            " name a folder that has them with --models"
-        )
     found = [open_checkpoint(folder) for folder in demo_folders(Settings.from_env(), say)]
-    models = {checkpoint.kind: checkpoint.folder for checkpoint in found}
-    if missing := [name for kind, name in FOLDERS.items() if kind not in models]:
-        raise StartError(f"The demo has no {', '.join(missing)}")
-    return models
+    return {checkpoint.kind: checkpoint.folder for checkpoint in found}
 
 
 def fingerprints(models: Mapping[ModelKind, Path]) -> dict[str, str]:

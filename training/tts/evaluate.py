@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import jiwer
 import numpy as np
 import soxr
 
@@ -28,6 +27,7 @@ from qwen3_audio.types import (
     TranscriptionRequest,
     VoicePrompt,
 )
+from training.asr.wordcount import word_error_rate
 from training.run import say, write_text
 from training.tts.assemble import FOLDERS
 from training.tts.descriptions import interpret
@@ -77,10 +77,6 @@ def draw_sentences(number: int, seed: int = 1, words: frozenset[str] | None = No
         if is_known and len(text.split()) <= _MAX_WORDS:
             sentences.append(text)
     return sentences
-
-
-def word_error_rate(said: Sequence[str], heard: Sequence[str]) -> float:
-    return float(jiwer.wer([normalise(text) for text in said], [normalise(t) for t in heard]))
 
 
 class Stage:
